@@ -1,0 +1,39 @@
+"""The exceptions of the contract.
+
+Each message is a sentence that names the argument, what was expected and what came, for example
+``window: expected at least 1, got 0``. A call that raises one of these has changed nothing.
+"""
+
+
+class SpecError(Exception):
+    """Base of every error that the contract names."""
+
+
+class InvalidArgument(SpecError, ValueError):
+    """An argument is outside what the docstring allows."""
+
+
+class OutOfBlocks(SpecError):
+    """The pool has fewer free blocks than the operation needs."""
+
+
+class UnknownSequence(SpecError, KeyError):
+    """No sequence of this id is in the cache."""
+
+    def __str__(self) -> str:  # KeyError would show the quoted representation
+        return str(self.args[0]) if self.args else ""
+
+
+class CannotTruncate(SpecError):
+    """The sequence cannot go back that far: keys that it would need were given back."""
+
+
+class NotSupported(SpecError):
+    """The combination of options is refused because it would be silently wrong."""
+
+
+class CallbackError(SpecError):
+    """A callback raised something that is neither in `spec` nor a listed builtin.
+
+    ``args`` are the class name and the message of what it raised.
+    """
