@@ -136,10 +136,10 @@ def slot_mapping(block_table, start, count, block_size):
     expect(block_size >= 1, "block_size", "at least 1", block_size)
     expect(start >= 0, "start", "at least 0", start)
     expect(count >= 0, "count", "at least 0", count)
-    capacity = len(block_table) * block_size
-    expect(start + count <= capacity, "count", f"positions below {capacity}", start + count)
     slots = []
     for position in range(start, start + count):
+        capacity = len(block_table) * block_size
+        expect(position < capacity, "block_table", f"room for position {position}", capacity)
         block = block_table[position // block_size]
         expect(block is not None, "block_table", f"a block for position {position}", block)
         slots.append(block * block_size + position % block_size)
@@ -147,12 +147,15 @@ def slot_mapping(block_table, start, count, block_size):
 
 
 def write_slots(keys, values, slots, key_blocks, value_blocks):
+    expect(key_blocks.ndim == 4, "key_blocks", "4 axes", key_blocks.shape)
     num_blocks, kv_heads, block_size, head_dim = key_blocks.shape
     expect(value_blocks.shape == key_blocks.shape, "value_blocks", key_blocks.shape, value_blocks.shape)
     expect(
         keys.shape == (len(slots), kv_heads, head_dim), "keys", (len(slots), kv_heads, head_dim), keys.shape
     )
     expect(values.shape == keys.shape, "values", keys.shape, values.shape)
+    expect(keys.dtype == key_blocks.dtype, "keys", key_blocks.dtype, keys.dtype)
+    expect(values.dtype == value_blocks.dtype, "values", value_blocks.dtype, values.dtype)
     expect((slots < num_blocks * block_size).all(), "slots", f"below {num_blocks * block_size}", slots)
     key_blocks, value_blocks = key_blocks.copy(), value_blocks.copy()
     for row, slot in enumerate(slots):
@@ -384,7 +387,7 @@ class PagedKVCache:
         blocks, hashes = [], []
         for index in range((len(tokens) - 1) // self.block_size):
             key = self.hash_of(index, tokens, hashes, salt, adapter)
-            prefix = (salt, adapter, tuple(tokens[: (index + 1) * self.block_size]))
+            prefix = self.prefix_of(index, tokens, salt, adapter)
             holders = [b for b, p in self.published.items() if p.hash == key and p.prefix == prefix]
             if not holders:
                 break
@@ -402,14 +405,29 @@ class PagedKVCache:
             extras.append(("salt", salt))
         return self.block_hash(parent, chunk, tuple(extras))
 
-    def publish(self, sequence):
-        for index in range(len(sequence.hashes), sequence.length // self.block_size):
-            prefix = tuple(sequence.tokens[: (index + 1) * self.block_size])
-            if None in prefix:
+    def prefix_of(self, index, tokens, salt, adapter):
+        """What a block is known by: hashes may collide, this cannot."""
+        return (salt, adapter, tuple(tokens[: (index + 1) * self.block_size]))
+
+    def new_hashes(self, sequence, new_tokens):
+        """Of the blocks that are full, with every token known, once the new tokens are there.
+
+        Called before anything changes, since block_hash may raise.
+        """
+        tokens = sequence.tokens + new_tokens
+        hashes = list(sequence.hashes)
+        for index in range(len(hashes), len(tokens) // self.block_size if self.prefix_caching else 0):
+            if None in tokens[: (index + 1) * self.block_size]:
                 break
-            key = self.hash_of(index, sequence.tokens, sequence.hashes, sequence.salt, sequence.adapter)
+            hashes.append(self.hash_of(index, tokens, hashes, sequence.salt, sequence.adapter))
+        return hashes[len(sequence.hashes) :]
+
+    def publish(self, sequence, hashes):
+        for key in hashes:
+            index = len(sequence.hashes)
+            prefix = self.prefix_of(index, sequence.tokens, sequence.salt, sequence.adapter)
+            self.published[sequence.table[index]] = Published(key, prefix)
             sequence.hashes.append(key)
-            self.published[sequence.table[index]] = Published(key, (sequence.salt, sequence.adapter, prefix))
 
     def reset_prefix_cache(self):
         if self.reservations or any(sequence.length > 0 for sequence in self.sequences.values()):
@@ -421,7 +439,8 @@ class PagedKVCache:
 
     # Writing
 
-    def reserve(self, seq_ids, lens, tokens=None):
+    def check_reservation(self, seq_ids, lens, tokens):
+        """The sequences, and a list of token ids for each: None where the caller gave none."""
         expect(not self.reservations, "seq_ids", "no open reservation", list(self.reservations))
         expect(len(set(seq_ids)) == len(seq_ids), "seq_ids", "each sequence once", seq_ids)
         expect(len(lens) == len(seq_ids), "lens", f"{len(seq_ids)} lengths", len(lens))
@@ -430,17 +449,25 @@ class PagedKVCache:
         expect(len(tokens) == len(seq_ids), "tokens", f"{len(seq_ids)} lists", len(tokens))
         for ids, m in zip(tokens, lens, strict=True):
             expect(ids is None or len(ids) == m, "tokens", f"{m} ids", ids)
-        sequences = [self.settled(seq_id) for seq_id in seq_ids]
+        known = [[None] * m if ids is None else list(ids) for ids, m in zip(tokens, lens, strict=True)]
+        return [self.settled(seq_id) for seq_id in seq_ids], known
 
-        leaving = Counter()  # sequences that copied a shared tail and no longer count as its readers
+    def reserve(self, seq_ids, lens, tokens=None):
+        sequences, tokens = self.check_reservation(seq_ids, lens, tokens)
+        writers = {}  # tail -> the sequences that will write into it
+        for sequence, m in zip(sequences, lens, strict=True):
+            if self.writes_into_tail(sequence, m):
+                writers.setdefault(sequence.table[-1], []).append(sequence)
         plan = []
         for sequence, m in zip(sequences, lens, strict=True):
             fresh = blocks_for(sequence.length + m, self.block_size) - len(sequence.table)
             copy = False
-            if m > 0 and sequence.length % self.block_size != 0:
+            if self.writes_into_tail(sequence, m):
                 tail = sequence.table[-1]
-                copy = self.refs[tail] - leaving[tail] > 1 or tail in self.published
-                leaving[tail] += copy
+                alone = self.refs[tail] == len(writers[tail]) and tail not in self.published
+                # The longest may write in place: behind the tokens that the others fall back on.
+                stays = max(reversed(writers[tail]), key=lambda writer: writer.length)
+                copy = not alone or sequence is not stays
             plan.append((fresh, copy))
         self.expect_room(sum(fresh + copy for fresh, copy in plan))
 
@@ -456,18 +483,15 @@ class PagedKVCache:
                 self.values[sequence.table[-1]] = self.values[original]
                 self.copies += 1
             sequence.table += [self.take() for _ in range(fresh)]
-            ids = [None] * m if ids is None else list(ids)
             self.reservations[seq_id] = Reservation(m, ids, fresh, original)
+
+    def writes_into_tail(self, sequence, m):
+        return m > 0 and sequence.length % self.block_size != 0
 
     def write(self, layer, keys, values):
         self.check_layer(layer)
-        rows = sum(reserved.length for reserved in self.reservations.values())
-        shape = (rows, *self.token_shape)
         expect(len(self.reservations) > 0, "layer", "an open reservation", "none")
-        expect(keys.shape == shape, "keys", shape, keys.shape)
-        expect(values.shape == shape, "values", shape, values.shape)
-        expect(keys.dtype == self.dtype, "keys", self.dtype, keys.dtype)
-        expect(values.dtype == self.dtype, "values", self.dtype, values.dtype)
+        self.check_rows(sum(reserved.length for reserved in self.reservations.values()), keys, values)
         row = 0
         for seq_id, reserved in self.reservations.items():
             sequence = self.sequences[seq_id]
@@ -484,14 +508,17 @@ class PagedKVCache:
             complete = self.reservations[seq_id].length == 0 or len(self.written) == self.layers
             expect(complete, "seq_ids", f"{self.layers} written layers", sorted(self.written))
         expect(len(set(seq_ids)) == len(seq_ids), "seq_ids", "each sequence once", seq_ids)
-        for seq_id in seq_ids:
+        ending = [(self.sequences[seq_id], self.reservations[seq_id].tokens) for seq_id in seq_ids]
+        self.finish(seq_ids, [self.new_hashes(*each) for each in ending])
+
+    def finish(self, seq_ids, hashes):
+        for seq_id, fresh in zip(seq_ids, hashes, strict=True):
             sequence, reserved = self.sequences[seq_id], self.reservations.pop(seq_id)
             if reserved.original is not None:
                 self.release(reserved.original)
             sequence.length += reserved.length
             sequence.tokens += reserved.tokens
-            if self.prefix_caching:
-                self.publish(sequence)
+            self.publish(sequence, fresh)
             if self.window is not None:
                 self.free_behind_window(sequence)
 
@@ -517,13 +544,19 @@ class PagedKVCache:
     def append(self, seq_id, keys, values, tokens=None):
         if self.layers > 1:
             raise NotSupported(f"layers: expected 1 for append, got {self.layers}")
+        self.check_rows(len(keys), keys, values)
+        (sequence,), (ids,) = self.check_reservation([seq_id], [len(keys)], [tokens])
+        hashes = self.new_hashes(sequence, ids)
         self.reserve([seq_id], [len(keys)], [tokens])
-        try:
-            self.write(0, keys, values)
-        except InvalidArgument:
-            self.rollback([seq_id])
-            raise
-        self.commit([seq_id])
+        self.write(0, keys, values)
+        self.finish([seq_id], [hashes])
+
+    def check_rows(self, rows, keys, values):
+        shape = (rows, *self.token_shape)
+        expect(keys.shape == shape, "keys", shape, keys.shape)
+        expect(values.shape == shape, "values", shape, values.shape)
+        expect(keys.dtype == self.dtype, "keys", self.dtype, keys.dtype)
+        expect(values.dtype == self.dtype, "values", self.dtype, values.dtype)
 
     def check_layer(self, layer):
         expect(0 <= layer < self.layers, "layer", f"0 to {self.layers - 1}", layer)
@@ -538,6 +571,7 @@ class PagedKVCache:
         self.check_layer(layer)
         expect(len(query_lens) == len(seq_ids), "query_lens", f"{len(seq_ids)} lengths", len(query_lens))
         expect(all(m >= 0 for m in query_lens), "query_lens", "at least 0", query_lens)
+        expect(queries.ndim == 3, "queries", "3 axes", queries.shape)
         heads = queries.shape[1]
         shape = (sum(query_lens), heads, self.token_shape[1])
         expect(queries.shape == shape, "queries", shape, queries.shape)

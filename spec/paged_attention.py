@@ -81,7 +81,8 @@ class CacheUsage:
     shared: blocks that two or more sequences refer to; each is also in `used`.
     copies: copy-on-write copies made since the start.
     evictions: cached blocks given up for new content since the start.
-    prefix_tokens_queried, prefix_tokens_hit: tokens passed to `add`, and tokens it found, since the start.
+    prefix_tokens_queried, prefix_tokens_hit: with prefix caching, tokens passed to `add` and tokens it
+        found, since the start.
     slots_used: slots of used blocks that hold a committed token; a shared slot counts once.
     slots_wasted: the other slots of used blocks.
     """
@@ -212,7 +213,7 @@ class PagedKVCache:
         """Fills the reserved slots of one layer. PA-25, PA-26.
 
         keys, values: (sum of the reserved lens, kv_heads, head_dim) in the cache's dtype, the sequences in
-        the order of `reserve` (those committed or rolled back since are left out). Writing a layer again
+        the order of `reserve` (those that ended since are left out). Writing a layer again
         replaces it. Raises InvalidArgument when nothing is reserved, or the layer, a shape or a dtype is
         wrong.
         """
@@ -221,15 +222,16 @@ class PagedKVCache:
     def commit(self, seq_ids: Sequence[SequenceId]) -> None:
         """Adds the reserved tokens to the length of these sequences. PA-26, PA-40.
 
-        Blocks that are now full are published, blocks behind the window are given back. Raises
-        InvalidArgument when a sequence has no reservation, or a layer of it was not written.
+        Blocks that are now full are published, blocks behind the window are given back. What `block_hash`
+        raises passes through, with nothing changed (PA-61). Raises InvalidArgument when a sequence has no
+        reservation or is named twice, or a layer of reserved tokens was not written.
         """
         ...
 
     def rollback(self, seq_ids: Sequence[SequenceId]) -> None:
         """Undoes the reservation of these sequences: their blocks are as before `reserve`. PA-27.
 
-        Raises InvalidArgument when a sequence has no reservation.
+        Raises InvalidArgument when a sequence has no reservation or is named twice.
         """
         ...
 
@@ -259,8 +261,9 @@ class PagedKVCache:
         queries: (sum(query_lens), heads, head_dim), in the cache's dtype; so is the result. Reserved tokens
         count as keys once `write` has filled this layer. The other arguments are as in `paged_attention`.
 
-        Raises InvalidArgument when a query has no key of its own, when the layer of a reservation was not
-        written, when a sequence is swapped out, or when a query's window reaches into blocks given back.
+        Raises InvalidArgument when a shape, a dtype, the layer or an option is wrong, when a query has no
+        key of its own, when the layer of a reservation was not written, when a sequence is swapped out, or
+        when a query's window reaches into blocks given back.
         """
         ...
 
@@ -346,8 +349,8 @@ def write_slots(
     """The pool with row i of `keys` and `values` at slots[i]. PA-02, PA-03.
 
     keys, values: (tokens, kv_heads, head_dim); slots: (tokens,) integers, those below 0 are skipped and the
-    others distinct; key_blocks, value_blocks: (num_blocks, kv_heads, B, head_dim). Results as the pool.
-    Raises InvalidArgument when shapes disagree or a slot is num_blocks · B or more.
+    others distinct; key_blocks, value_blocks: (num_blocks, kv_heads, B, head_dim), all of one dtype. Results
+    as the pool. Raises InvalidArgument when shapes or dtypes disagree or a slot is num_blocks · B or more.
     """
     ...
 

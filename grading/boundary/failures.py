@@ -1,0 +1,41 @@
+"""What can go wrong between the tests and a submission. Each message is a sentence for the report."""
+
+
+class BoundaryFailure(Exception):
+    """Base of everything that the boundary itself reports."""
+
+
+class SubmissionError(BoundaryFailure):
+    """The submission raised or returned something that may not cross: `SystemExit: 0`, a set, …"""
+
+
+class NotAttempted(BoundaryFailure):
+    """The submission has no module for the topic."""
+
+
+class NotImplementedBySubmission(BoundaryFailure):
+    """`not implemented: moe.route`: the name is missing or raises NotImplementedError."""
+
+
+class ProtocolViolation(BoundaryFailure):
+    """The other side sent bytes that mean nothing here."""
+
+
+class Unsendable(BoundaryFailure):
+    """A value that this side holds cannot cross."""
+
+
+class WorkerDied(BoundaryFailure):
+    """The submission's process ended: exit code or signal, and the tail of its output."""
+
+
+class CallTimeout(BoundaryFailure):
+    """A call took longer than its limit; the process was killed."""
+
+
+class ChannelClosed(Exception):
+    """The other end hung up. The session turns it into WorkerDied."""
+
+
+class DeadlinePassed(Exception):
+    """Time is up. The session turns it into CallTimeout."""

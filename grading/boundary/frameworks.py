@@ -1,0 +1,108 @@
+"""NumPy on the wire, the submission's framework in its hands. Runs where the submission runs.
+
+Frameworks are imported only when the submission declares them.
+"""
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from grading.boundary.codec import Array
+from grading.boundary.failures import SubmissionError
+
+FRAMEWORKS = ("mlx", "torch", "numpy")
+
+_PACKAGES = {"mlx": "mlx.core", "torch": "torch", "numpy": "numpy"}
+_FOREIGN = {
+    "mlx": "an mlx.core.array",
+    "torch": "a torch.Tensor",
+    "numpy": "a numpy.ndarray",
+    "jaxlib": "a jax.Array",
+}
+
+
+def start(framework: str) -> None:
+    """Imports the framework, set up so that its float32 is float32."""
+    if framework == "mlx":
+        os.environ["MLX_ENABLE_TF32"] = "0"  # read once, when MLX is imported
+        importlib.import_module("runtime.blas").preload()
+    importlib.import_module(_PACKAGES[framework])
+
+
+class NumpyArrays:
+    """The tests' side, and submissions in NumPy."""
+
+    def outgoing(self, value: object) -> Array | None:
+        return np.asarray(value) if isinstance(value, np.ndarray) else None
+
+    def incoming(self, array: Array) -> object:
+        return array
+
+
+@dataclass(frozen=True)
+class SubmissionArrays:
+    """framework: what `week3.toml` says. An array of any other is an error that says so."""
+
+    framework: str
+    array_type: type[Any]
+    to_numpy: Callable[[Any], Array]
+    from_numpy: Callable[[Array], object]
+
+    def outgoing(self, value: object) -> Array | None:
+        if isinstance(value, self.array_type):
+            return self.to_numpy(value)
+        foreign = _FOREIGN.get(type(value).__module__.split(".")[0])
+        if foreign and hasattr(value, "shape") and not isinstance(value, np.generic):
+            raise SubmissionError(f"returned {foreign}, but week3.toml says {self.framework}")
+        return None
+
+    def incoming(self, array: Array) -> object:
+        return self.from_numpy(array)
+
+
+def arrays_of(framework: str) -> SubmissionArrays:
+    if framework == "mlx":
+        return _mlx()
+    if framework == "torch":
+        return _torch()
+    return SubmissionArrays("numpy", np.ndarray, np.asarray, lambda array: array)
+
+
+def _mlx() -> SubmissionArrays:
+    mx = importlib.import_module("mlx.core")
+
+    def to_numpy(array: Any) -> Array:
+        if array.dtype == mx.bfloat16:  # NumPy knows no bfloat16 in MLX's buffers
+            return np.asarray(array.view(mx.uint16)).view(ml_dtypes.bfloat16)
+        return np.asarray(array)
+
+    def from_numpy(array: Array) -> object:
+        if array.dtype == ml_dtypes.bfloat16:
+            return mx.array(array.view(np.uint16)).view(mx.bfloat16)
+        if array.dtype == np.float64:  # would silently become float32
+            return mx.array(array, dtype=mx.float64)
+        return mx.array(array)
+
+    return SubmissionArrays("mlx", mx.array, to_numpy, from_numpy)
+
+
+def _torch() -> SubmissionArrays:
+    torch = importlib.import_module("torch")
+
+    def to_numpy(tensor: Any) -> Array:
+        plain = tensor.detach().cpu().contiguous()
+        if plain.dtype == torch.bfloat16:
+            return np.asarray(plain.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+        return np.asarray(plain.numpy())
+
+    def from_numpy(array: Array) -> object:
+        if array.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+    return SubmissionArrays("torch", torch.Tensor, to_numpy, from_numpy)

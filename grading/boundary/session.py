@@ -1,0 +1,318 @@
+"""A submission as the tests see it: `session.namespace.paged_attention(…)`, in process or isolated.
+
+    session = InProcess.from_folder(Path("solution"), "paged_attention")
+    session = Isolated(Path("code/week3"), "paged_attention", best_tier(), Limits())
+
+Both send every value through the same bytes, so that a test sees no difference.
+"""
+
+import compileall
+import itertools
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from grading.boundary import frameworks, loading, worker
+from grading.boundary.codec import Vocabulary
+from grading.boundary.failures import (
+    BoundaryFailure,
+    CallTimeout,
+    ChannelClosed,
+    DeadlinePassed,
+    NotAttempted,
+    WorkerDied,
+)
+from grading.boundary.frames import Channel
+from grading.boundary.links import CallersLink, connect
+from grading.boundary.peer import Exchange, Peer, as_it_is
+from grading.boundary.proxies import Namespace, proxy_classes
+from grading.boundary.references import Exports
+from grading.boundary.service import DESCRIBE, Described, Service, read_description
+from grading.boundary.trace import RecordedCall, Reference, read_trace
+from grading.contract import contract
+from runtime.sandbox import Child, Limits, Tier, best_tier, start
+
+__all__ = ["Described", "InProcess", "Isolated", "Limits", "RecordedCall", "Session", "Tier", "best_tier"]
+
+START_SECONDS = 60.0  # importing PyTorch on a busy machine takes several
+_LAST_WORDS = 0.3  # killed sooner, a process that is dying would show the signal that killed it
+_TAIL = 2_000  # characters of its output that a failure quotes
+
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Session(ABC):
+    """One submission and one topic. Any thread may call.
+
+    failures: how often the submission's process crashed, hung or broke the protocol.
+    """
+
+    def __init__(self, topic: str, framework: str, folder: Path | None) -> None:
+        self.topic = topic
+        self.framework = framework
+        self.failures = 0
+        self._folder = folder
+        self._contract = contract(topic)
+        self._vocabulary = Vocabulary.of(self._contract)
+        self._classes = proxy_classes(self._contract, self)
+        self._opening = threading.Lock()
+        self._peer: Peer | None = None
+        self._description: dict[str, Described] | Exception | None = None
+        self._exports = Exports()
+        self._ids = itertools.count(1)
+        self._recorded: list[Exchange] | None = None
+        self.namespace = Namespace(self._contract, self, self._classes)
+
+    @property
+    @abstractmethod
+    def isolation(self) -> str:
+        """How far apart the submission is kept, for the report."""
+
+    def describe(self) -> dict[str, Described]:
+        """What the submission offers, per name of the contract.
+
+        Raises NotAttempted without a module for the topic, and what importing it raised.
+        """
+        if self._description is None:
+            self.peer()
+        if isinstance(self._description, Exception):
+            raise self._description.with_traceback(None)
+        assert self._description is not None
+        return self._description
+
+    def described(self, name: str) -> Described:
+        return self.describe()[name]
+
+    # ---- Recording. ----
+
+    def start_recording(self) -> None:
+        """Forgets what was recorded and records from here on. Objects must be made after this."""
+        self._recorded = []
+        self._exports.keep()
+        if self._peer is not None:
+            self._peer.record = self._recorded.append
+
+    def trace(self) -> list[RecordedCall]:
+        """The calls since `start_recording`, those made from callbacks left out."""
+        return read_trace(self._vocabulary, self._recorded or [])
+
+    def replay(self, other: "Session") -> list[RecordedCall]:
+        """The same calls with what `other` makes of them: the same bytes, in the order they were sent.
+
+        Callbacks run again. What a test passed as an iterator was consumed by the first run.
+        """
+        with other._fresh_peer(self._exports.copy()) as peer:
+            peer.call(DESCRIBE, None, (), {})
+            peer.call_seconds = other._call_seconds
+            return read_trace(self._vocabulary, [peer.resend(each.request) for each in self._recorded or []])
+
+    def callback_of(self, reference: Reference) -> Callable[..., Any]:
+        """The test's own function that a trace of this session refers to."""
+        function: Callable[..., Any] = self._exports.get(reference.kind, reference.id)
+        return function
+
+    # ---- The connection. ----
+
+    def peer(self) -> Peer:
+        """A peer that works: a fresh one if the last has failed."""
+        with self._opening:
+            if self._peer is None or self._peer.failure is not None:
+                if self._folder is not None and loading.module_file(self._folder, self.topic) is None:
+                    raise NotAttempted(f"not attempted: the submission has no {self.topic}.py")
+                if self._recorded is None:
+                    self._exports = Exports()
+                self._peer = self._open(self._exports)
+                self._load(self._peer)
+            return self._peer
+
+    def _load(self, peer: Peer) -> None:
+        try:
+            described = read_description(self._contract, peer.call(DESCRIBE, None, (), {}))
+        except Exception as error:  # whatever the submission raises on import; the same for every test
+            self._description = self._description or error
+        else:
+            self._description = described
+        peer.call_seconds = self._call_seconds
+        if self._recorded is not None:
+            peer.record = self._recorded.append
+
+    _call_seconds = float("inf")
+
+    @abstractmethod
+    def _open(self, exports: Exports) -> Peer:
+        """A new peer, its other side ready to describe itself."""
+
+    @contextmanager
+    def _fresh_peer(self, exports: Exports) -> Iterator[Peer]:
+        """A peer beside the session's own, for a replay."""
+        yield self._open(exports)
+
+    def _tests_side(
+        self, exports: Exports, explain: Callable[[Exception], BoundaryFailure] = as_it_is
+    ) -> Peer:
+        return Peer(
+            self._vocabulary,
+            frameworks.NumpyArrays(),
+            remote_classes=self._classes,
+            exports=exports,
+            ids=self._ids,
+            explain=explain,
+            trusted=True,
+        )
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the submission's process, if there is one."""
+
+
+class InProcess(Session):
+    """The submission in this process and thread: a debugger works, nothing is protected.
+
+    module_loader: gives the module that implements the topic.
+    """
+
+    def __init__(
+        self,
+        module_loader: Callable[[], ModuleType],
+        topic: str,
+        framework: str,
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__(topic, framework, folder)
+        self._module_loader = module_loader
+
+    @classmethod
+    def from_folder(cls, folder: Path, topic: str) -> "InProcess":
+        """Raises SubmissionError when `week3.toml` is wrong."""
+        return cls(lambda: loading.load(folder, topic), topic, loading.framework_of(folder), folder=folder)
+
+    @property
+    def isolation(self) -> str:
+        return "in process"
+
+    def _open(self, exports: Exports) -> Peer:
+        frameworks.start(self.framework)
+        service = Service(self._contract, self._module_loader)
+        theirs = Peer(
+            self._vocabulary,
+            frameworks.arrays_of(self.framework),
+            functions=service.functions,
+            classes=service.classes,
+        )
+        ours = self._tests_side(exports)
+        connect(ours, theirs)
+        return ours
+
+    def close(self) -> None:
+        pass
+
+
+class Isolated(Session):
+    """The submission in a sandboxed process. A new one is started for the call after a failure.
+
+    Raises SubmissionError when `week3.toml` is wrong.
+    """
+
+    def __init__(self, folder: Path, topic: str, tier: Tier, limits: Limits) -> None:
+        super().__init__(topic, loading.framework_of(folder), folder)
+        self._tier = tier
+        self._limits = limits
+        self._call_seconds = limits.call_seconds
+        self._submission = folder.resolve()
+        self._staging = tempfile.TemporaryDirectory(prefix="week3-")
+        _stage(Path(self._staging.name))
+        self._ends: list[Child | Channel] = []  # of the present worker
+
+    @property
+    def isolation(self) -> str:
+        return self._tier.name
+
+    def _open(self, exports: Exports) -> Peer:
+        self._end_worker()
+        peer, *self._ends = self._start(exports)
+        return peer
+
+    @contextmanager
+    def _fresh_peer(self, exports: Exports) -> Iterator[Peer]:
+        peer, child, channel = self._start(exports)
+        try:
+            yield peer
+        finally:
+            child.close()
+            channel.close()
+
+    def _start(self, exports: Exports) -> tuple[Peer, Child, Channel]:
+        ours, theirs = socket.socketpair()
+        project = Path(self._staging.name)
+        inside = {project: "/project", self._submission: "/submission"}
+        places = [self._tier.path_inside(host, path) for host, path in inside.items()]
+        arguments = [*places, self.topic, self.framework, str(theirs.fileno())]
+        child = start(
+            [sys.executable, "-I", "-B", "-c", worker.START, *arguments],
+            tier=self._tier,
+            read_only=inside,
+            env={name: os.environ[name] for name in ("WEEK3_BLAS",) if name in os.environ},
+            limits=self._limits,
+            channel=theirs,
+        )
+        peer = self._tests_side(exports, lambda error: self._explain(error, child, peer.call_seconds))
+        peer.call_seconds = START_SECONDS
+        channel = Channel(ours)
+        CallersLink(peer, channel)
+        return peer, child, channel
+
+    def _explain(self, error: Exception, child: Child, limit: float) -> BoundaryFailure:
+        self.failures += 1
+        if isinstance(error, DeadlinePassed):
+            child.kill()
+            return CallTimeout(f"the submission did not answer within {limit:g} s; its process was ended")
+        if isinstance(error, ChannelClosed):
+            status = child.exit_status(_LAST_WORDS)
+            child.kill()
+            output = child.output_tail().strip()[-_TAIL:]
+            quoted = f"; its output ends:\n{output}" if output else ""
+            return WorkerDied(f"the submission's process {_ended(status)}{quoted}")
+        child.kill()
+        assert isinstance(error, BoundaryFailure)
+        return error
+
+    def _end_worker(self) -> None:
+        for each in self._ends:
+            each.close()
+        self._ends = []
+
+    def close(self) -> None:
+        self._end_worker()
+        self._staging.cleanup()
+
+
+def _ended(status: str) -> str:
+    return "hung up on the tests while running" if status == "still running" else status
+
+
+def _stage(place: Path) -> None:
+    """What the worker imports, and nothing else of the project: its neighbours hold the answers."""
+    import spec  # where it was imported from, which need not be beside this package
+
+    for folder in spec.__path__:
+        shutil.copytree(folder, place / "spec", ignore=_not_python, dirs_exist_ok=True)
+    for name in ("runtime/__init__.py", "runtime/blas.py", "grading/__init__.py", "grading/contract.py"):
+        (place / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(_PROJECT / name, place / name)
+    shutil.copytree(_PROJECT / "grading/boundary", place / "grading/boundary", ignore=_not_python)
+    compileall.compile_dir(place, quiet=2)  # the worker may not write, and would compile at each start
+    place.chmod(0o755)  # it runs as another user
+
+
+def _not_python(folder: str, names: list[str]) -> list[str]:
+    return [n for n in names if not n.endswith(".py") and not Path(folder, n).is_dir() or n == "__pycache__"]

@@ -1,0 +1,363 @@
+"""The command line. Each command imports what it needs when it runs, so that `week3 --help` is instant."""
+
+import json
+import random
+import sys
+import traceback
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from grading import terminal
+from grading.clone import ROOT, UsageError, check_clone
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from grading.report import Report
+    from grading.requirements import Requirement
+
+SOME_NOT_MET, USAGE, GRADER_FAILED = 1, 2, 3
+
+app = typer.Typer(
+    help="Grades implementations of LLM serving, and says what is wrong with them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # help through rich would take a third of the 0.3 s
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Exit codes: 0 all met, 1 some not, 2 usage, 3 the grader itself failed, 130 interrupted."""
+    terminal.write_any_text(sys.stdout, sys.stderr)
+    try:
+        check_clone()
+        app()
+    except UsageError as error:
+        print(f"week3: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    except Exception:  # shown in full, and told apart from a verdict
+        traceback.print_exc()
+        print("week3: the grader itself failed; this says nothing about the submission", file=sys.stderr)
+        sys.exit(GRADER_FAILED)
+
+
+# ---- The commands. ----
+
+TopicNames = Annotated[list[str] | None, typer.Argument(metavar="TOPIC")]
+RequirementId = Annotated[str, typer.Argument(metavar="ID", help="For example PA-07.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON here too.")]
+
+
+@app.command()
+def new(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path("code/week3")) -> None:
+    """Write a starter: a stub of every function, ready to be graded."""
+    from grading.requirements import requirements, topics
+    from grading.starter import write_starter
+
+    written = write_starter(folder)
+    first = requirements(topics()[0])[0]
+    print(f"{folder}: {', '.join(path.name for path in written)}\n\nStart with {first.id} · {first.title}\n")
+    print(f"  week3 explain {first.id}")
+    print(f"  week3 grade {folder}")
+    print(f"  pytest -k week3 --impl {folder} --requirement {first.id}")
+
+
+@app.command()
+def grade(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Folders with a module per topic.")],
+    json_file: JsonFile = None,
+    junit_file: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML here too.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, max=2**32 - 1, help="Decides all inputs; random by default."),
+    ] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(metavar="TOPIC", help="Only this topic; repeatable.")
+    ] = None,
+    isolation: Annotated[
+        str | None, typer.Option(metavar="TIER", help="This tier or none; the best by default.")
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="No isolation: for code you trust.")
+    ] = False,
+    no_diagnosis: Annotated[bool, typer.Option("--no-diagnosis", help="Do not look for known bugs.")] = False,
+) -> None:
+    """Run the suite on submissions and show a scorecard for each."""
+    if in_process and isolation:
+        raise UsageError("--in-process and --isolation exclude each other: in process nothing is isolated")
+    for path in paths:
+        _must_exist(path)
+    topics = _known_topics(topic)
+    _must_be_writable(json_file)
+    _must_be_writable(junit_file)
+
+    from grading.files import to_json, to_junit, write_whole
+    from grading.render import scorecard
+
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    tier = "in-process" if in_process else isolation
+    console = terminal.console()
+    reports = []
+    for path in paths:
+        report = _graded(path, topics=topics, seed=seed, isolation=tier, diagnosis=not no_diagnosis)
+        lacks, hints = _lacks(report.isolation), _hints(report)
+        scorecard(report, console, lacks=lacks, hints=hints, json_file=json_file)
+        console.print()
+        reports.append(report)
+    if json_file:
+        data = [to_json(report) for report in reports]
+        write_whole(json_file, json.dumps(data if len(data) > 1 else data[0], indent=2) + "\n")
+    if junit_file:
+        write_whole(junit_file, to_junit(reports))
+    raise typer.Exit(0 if all(report.passed for report in reports) else SOME_NOT_MET)
+
+
+@app.command()
+def replay(
+    report_file: Annotated[Path, typer.Argument(metavar="REPORT", help="A file of week3 grade --json.")],
+    id: RequirementId,
+) -> None:
+    """Run exactly the failing inputs of a report again."""
+    requirement = _requirement(id)
+    recorded = _recorded(report_file, requirement.id)
+    path = Path(recorded["implementation"])
+    _must_exist(path)
+
+    from grading.render import one_requirement
+
+    report = _graded(
+        path,
+        topics=[requirement.topic],
+        seed=recorded["seed"],
+        isolation="in-process" if recorded["isolation"] == "in-process" else None,
+        replay=recorded,
+        only={requirement.id},
+    )
+    if report.suite_version != recorded["suite_version"]:
+        versions = f"recorded by suite {recorded['suite_version']}, replayed by {report.suite_version}"
+        print(f"week3: {versions}: the inputs may differ", file=sys.stderr)
+    one_requirement(report.requirements[requirement.id], terminal.console(), _hints(report))
+    raise typer.Exit(0 if report.passed else SOME_NOT_MET)
+
+
+@app.command("list")
+def list_requirements(
+    topic: TopicNames = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List topics and requirements."""
+    from rich.text import Text
+
+    from grading.requirements import requirements, topics
+
+    chosen = {name: requirements(name) for name in _known_topics(topic) or topics()}
+    if as_json:
+        fields = ("id", "title", "level", "needs")
+        rows = {name: [{f: getattr(r, f) for f in fields} for r in found] for name, found in chosen.items()}
+        print(json.dumps(rows, indent=2))
+        return
+    console = terminal.console()
+    for name, found in chosen.items():
+        console.print(Text.assemble((name, "bold"), (f"  {len(found)} requirements", "dim")))
+        width = max(len(each.id) for each in found)
+        for each in found:
+            line = (f"  {each.id:<{width}}", "cyan"), (f"  {each.level:<5}", "dim"), f"  {each.title}"
+            console.print(Text.assemble(*line), soft_wrap=True)
+
+
+@app.command()
+def explain(
+    id: RequirementId,
+    hint: Annotated[bool, typer.Option("--hint", help="How to go about it.")] = False,
+    spoil: Annotated[bool, typer.Option("--spoil", help="Its known bugs, as edits.")] = False,
+) -> None:
+    """Show what a requirement asks for."""
+    from rich.markdown import Markdown
+    from rich.text import Text
+
+    requirement = _requirement(id)
+    console = terminal.console()
+    facts = f"{requirement.topic} · {requirement.level}"
+    facts += f" · needs {', '.join(requirement.needs)}" if requirement.needs else ""
+    console.print(Text(f"{requirement.id} · {requirement.title}", "bold"))
+    console.print(Text(f"{facts}\n", "dim"))
+    if console.is_terminal:
+        console.print(Markdown(requirement.body))
+    else:
+        print(requirement.body)
+    if hint:
+        console.print(Text(f"\nHint: {requirement.hint or 'there is none for this one.'}", "cyan"))
+    if spoil:
+        _show_known_bugs(requirement, console)
+
+
+@app.command()
+def bench(topic: TopicNames = None, json_file: JsonFile = None) -> None:
+    """Measure the solution against its bars; takes minutes."""
+    import importlib
+    from dataclasses import asdict
+
+    from grading.files import write_whole
+    from grading.requirements import topics
+
+    files = {name: ROOT / "tests" / "week3" / f"bench_{name}.py" for name in topics()}
+    benches = [name for name, file in files.items() if file.exists()]
+    if not benches:
+        raise UsageError("no benchmarks here: they measure the solution, which this clone does not have")
+    chosen = [_nearest("benchmark", name, benches) for name in topic or benches]
+    _must_be_writable(json_file)
+
+    sys.path.insert(0, str(ROOT))  # `tests` is no installed package
+    console = terminal.console()
+    measured = {}
+    for name in chosen:
+        rows = importlib.import_module(f"tests.week3.bench_{name}").report()
+        _show_bench(name, rows, console)
+        measured[name] = [asdict(row) for row in rows]
+    if json_file:
+        write_whole(json_file, json.dumps(measured, indent=2) + "\n")
+    missed = any(not row["met"] for rows in measured.values() for row in rows)
+    raise typer.Exit(SOME_NOT_MET if missed else 0)
+
+
+@app.command()
+def release(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Write the hand-out for learners: everything but the solution."""
+    from grading.release import write_release
+
+    print(f"{folder}: {write_release(folder)} files. Learners begin there: pip install -e . && week3 new")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, what is missing, and what mends it."""
+    from grading.doctor import doctor as examine
+
+    raise typer.Exit(examine(terminal.console()))
+
+
+# ---- What was asked for, or a sentence that says what there is. ----
+
+
+def _must_exist(path: Path) -> None:
+    if path.is_dir():
+        return
+    if path.exists():
+        raise UsageError(f"{path} is a file, and a submission is a folder. Did you mean {path.parent}?")
+    there = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, there, n=1)
+    raise UsageError(f"no folder {path}." + (f" Did you mean {path.parent / near[0]}?" if near else ""))
+
+
+def _must_be_writable(file: Path | None) -> None:
+    """Said before the work, not after it."""
+    from grading.files import can_be_written
+
+    if file and not can_be_written(file):
+        raise UsageError(f"{file} cannot be written: name a file, in a folder that exists and is yours")
+
+
+def _known_topics(names: list[str] | None) -> list[str] | None:
+    from grading.requirements import topics
+
+    return [_nearest("topic", name, topics()) for name in names] if names else None
+
+
+def _requirement(id: str) -> "Requirement":
+    from grading.requirements import by_id
+
+    return by_id()[_nearest("requirement", id.upper(), by_id())]
+
+
+def _nearest(kind: str, name: str, known: Collection[str]) -> str:
+    if name in known:
+        return name
+    near = get_close_matches(name, known, n=1)
+    there = f"There are: {', '.join(known)}" if len(known) <= 10 else "All of them: week3 list"
+    raise UsageError(f"no {kind} {name}. " + (f"Did you mean {near[0]}? " if near else "") + there)
+
+
+def _recorded(file: Path, id: str) -> dict[str, Any]:
+    """The one report in this file in which the requirement failed."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        reports: list[dict[str, Any]] = data if isinstance(data, list) else [data]
+        results = [(report, report["requirements"].get(id, {})) for report in reports]
+        failing = [report for report, result in results if result.get("status") in ("broken", "error")]
+        names = [str(report["implementation"]) for report in failing]
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"{file} is no report of week3 grade --json") from error
+    if len(failing) != 1:
+        found = ", ".join(names) or "none"
+        raise UsageError(f"{file}: expected one submission in which {id} failed, found {found}")
+    return failing[0]
+
+
+# ---- What the commands share. ----
+
+
+def _graded(path: Path, **how: Any) -> "Report":
+    from grading.grade import grade as grade_one
+    from grading.requirements import by_id
+
+    console = terminal.console(stderr=True)
+    if console.is_terminal:
+        with terminal.ProgressBar(console, str(path)) as bar:
+            return grade_one(path, listener=bar, **how)
+    topic_of = {id: requirement.topic for id, requirement in by_id().items()}
+    return grade_one(path, listener=terminal.ProgressLines(console, str(path), topic_of), **how)
+
+
+def _lacks(isolation: str) -> tuple[str, ...]:
+    """What a tier other than the full one does not protect against."""
+    if isolation == "in-process":
+        return ("everything: the submission shares the grader's process and could write its own verdict",)
+    from runtime.sandbox import demand
+    from runtime.sandbox.values import TIER_NAMES
+
+    return () if isolation == TIER_NAMES[0] else demand(isolation).lacks
+
+
+def _hints(report: "Report") -> dict[str, str]:
+    from grading.bugs import known_bugs
+
+    return {bug.title: bug.hint for topic in report.topics for bug in known_bugs(topic)}
+
+
+def _show_known_bugs(requirement: "Requirement", console: "Console") -> None:
+    from rich.syntax import Syntax
+    from rich.text import Text
+
+    from grading.bugs import difference, known_bugs
+
+    bugs = [bug for bug in known_bugs(requirement.topic) if bug.requirement == requirement.id]
+    if not bugs:
+        console.print("\nNo known bug is listed for it.")
+    for bug in bugs:
+        console.print(Text(f"\nAn implementation {bug.title}.", "yellow"))
+        diff = difference(requirement.topic, bug)
+        shown = Syntax(diff, "diff", theme="ansi_dark") if console.is_terminal else Text(diff)
+        console.print(shown, soft_wrap=True)
+        if bug.hint:
+            console.print(Text(f"Hint: {bug.hint}", "cyan"))
+
+
+def _show_bench(name: str, rows: Sequence[Any], console: "Console") -> None:
+    from rich.text import Text
+
+    console.print(Text(name, "bold"))
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        verdict = ("met", "green") if row.met else ("missed", "red")
+        bar = (f"  {row.bar}: ", verdict) if row.bar else ()
+        facts = f"  {row.seconds * 1e3:9.3f} ms  {row.ratio:6.2f}", (f"  floor {row.floor}", "dim")
+        console.print(Text.assemble(f"  {row.name:<{width}}", *facts, *bar), soft_wrap=True)

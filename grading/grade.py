@@ -1,0 +1,215 @@
+"""Judges one submission: runs the suite in this process, the submission in another, and writes the report."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from grading import requirements as specification
+from grading.boundary import loading
+from grading.boundary.failures import SubmissionError
+from grading.candidates import Candidate, in_process, isolated
+from grading.clone import ROOT, UsageError, check_clone
+from grading.plugin import SUITE, Judge
+from grading.report import (
+    LEVEL_WEIGHTS,
+    Report,
+    RequirementResult,
+    Status,
+    TestResult,
+    TopicResult,
+)
+from grading.requirements import Requirement
+from runtime.sandbox import Limits, Unavailable, best_tier, demand
+
+
+class GraderError(Exception):
+    """The grader itself failed: there is no verdict."""
+
+
+class Listener(Protocol):
+    """Is told of the progress."""
+
+    def started(self, total: int) -> None: ...
+
+    def finished(self, result: TestResult, requirement_id: str) -> None: ...
+
+
+def grade(
+    path: Path,
+    *,
+    topics: list[str] | None,
+    seed: int,
+    isolation: str | None,
+    diagnosis: bool = True,
+    thorough: bool = False,
+    replay: Mapping[str, Any] | None = None,
+    only: set[str] | None = None,
+    listener: Listener,
+    limits: Limits | None = None,
+) -> Report:
+    """What the suite finds about the submission in the folder `path`.
+
+    isolation: the name of a tier, "in-process", or None for the best tier of this machine.
+    replay: an earlier report; just the inputs that failed then are run, for the requirements in `only`.
+    """
+    check_clone()
+    if not path.is_dir():
+        raise UsageError(f"expected a folder with an implementation, got {path}")
+    begun = time.monotonic()
+    chosen = topics or list(specification.topics())
+    asked = [
+        requirement
+        for topic in chosen
+        for requirement in specification.requirements(topic)
+        if not only or requirement.id in only
+    ]
+    results: dict[str, list[TestResult]] = {requirement.id: [] for requirement in asked}
+
+    def finished(result: TestResult, requirement: str, _: str) -> None:
+        results[requirement].append(result)
+        listener.finished(result, requirement)
+
+    candidate, tier = candidate_for(path.resolve(), isolation, limits or Limits())
+    judge = Judge(
+        [candidate],
+        seed=seed,
+        topics=chosen,
+        only=frozenset(only) if only else None,
+        thorough=thorough,
+        diagnosis=diagnosis,
+        blobs=None if replay is None else failing_inputs(replay, only),
+        started=listener.started,
+        finished=finished,
+    )
+    run_suite(judge)
+    found = {r.id: judged(r, results[r.id], attempted(path, r.topic)) for r in asked}
+    return Report(
+        implementation=str(path),
+        framework=framework_of(path),
+        suite_version=version("week3"),
+        seed=seed,
+        isolation=tier,
+        topics={topic: scored(topic, found, path, judge) for topic in chosen},
+        requirements=found,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def candidate_for(path: Path, isolation: str | None, limits: Limits) -> tuple[Candidate, str]:
+    """How the submission is run, and the name of that for the report."""
+    if isolation == "in-process":
+        return in_process(path), isolation
+    try:
+        tier = best_tier() if isolation is None else demand(isolation)
+    except Unavailable as error:
+        raise UsageError(str(error)) from error
+    return isolated(path, tier, limits), tier.name
+
+
+def framework_of(path: Path) -> str:
+    try:
+        return loading.framework_of(path)
+    except SubmissionError as error:
+        return f"unknown ({error})"
+
+
+def attempted(path: Path, topic: str) -> bool:
+    return loading.module_file(path, topic) is not None
+
+
+def run_suite(judge: Judge) -> None:
+    """Runs tests/week3 with this judge. Raises GraderError unless pytest came to its end."""
+    quiet = ("terminal", "cacheprovider", "junitxml", "faulthandler")
+    arguments = [
+        str(SUITE),
+        f"--rootdir={ROOT}",
+        f"--config-file={ROOT / 'pyproject.toml'}",
+        "--capture=no",
+        *(argument for name in quiet for argument in ("-p", f"no:{name}")),
+    ]
+    with only_our_plugins():
+        code = pytest.main(arguments, plugins=[judge])
+    if judge.interrupted:
+        raise KeyboardInterrupt
+    if judge.collection_errors:
+        raise GraderError("a test file cannot be read: " + "\n".join(judge.collection_errors))
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise GraderError(f"the suite did not come to its end: pytest said {pytest.ExitCode(code).name}")
+
+
+@contextmanager
+def only_our_plugins() -> Iterator[None]:
+    """Plugins and options that happen to be installed or set must not change a verdict."""
+    before = dict(os.environ)
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        os.environ.pop(name, None)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def failing_inputs(report: Mapping[str, Any], only: set[str] | None) -> dict[str, str]:
+    """The tests that failed in an earlier report, each with the encoding of its input, if it had one."""
+    failing: dict[str, str] = {}
+    for id, requirement in report["requirements"].items():
+        if not only or id in only:
+            blobs = requirement.get("replay", {})
+            tests = requirement["tests"].items()
+            failing |= {node: blobs.get(node, "") for node, outcome in tests if outcome != "passed"}
+    return failing
+
+
+def judged(requirement: Requirement, tests: list[TestResult], attempted: bool) -> RequirementResult:
+    """Met if it has tests and all of them passed. A missing verdict is a failure."""
+    worst = next((test for test in tests if test.outcome == "failed"), None)
+    worst = worst or next((test for test in tests if test.outcome == "error"), None)
+    status: Status
+    if not attempted:
+        status = "not attempted"
+    elif worst is not None:
+        status = "broken" if worst.outcome == "failed" else "error"
+    else:
+        status = "met" if tests else "error"
+    message = worst.message if worst else ("" if tests else "no test came to a verdict")
+    titles = [title for test in tests for title in test.diagnosis]
+    return RequirementResult(
+        id=requirement.id,
+        title=requirement.title,
+        topic=requirement.topic,
+        level=requirement.level,
+        needs=list(requirement.needs),
+        status=status,
+        tests=tests,
+        message=message,
+        diagnosis=list(dict.fromkeys(titles)),
+    )
+
+
+def scored(topic: str, found: Mapping[str, RequirementResult], path: Path, judge: Judge) -> TopicResult:
+    own = [requirement for requirement in found.values() if requirement.topic == topic]
+    weights = sum(LEVEL_WEIGHTS[requirement.level] for requirement in own)
+    met = sum(LEVEL_WEIGHTS[requirement.level] for requirement in own if requirement.status == "met")
+    complete = "complete" if met == weights else "incomplete"
+    return TopicResult(
+        name=topic,
+        status=complete if attempted(path, topic) else "not attempted",
+        score=100 * met / weights if weights else 0.0,
+        missing=missing_names(own),
+        note=next((trial.given_up for trial in judge.trials.values() if trial.topic == topic), ""),
+    )
+
+
+def missing_names(requirements: list[RequirementResult]) -> list[str]:
+    """`paged_attention.to_csr` for each function or class that a test found not implemented."""
+    mark = "not implemented: "
+    messages = [test.message for requirement in requirements for test in requirement.tests]
+    return list(dict.fromkeys(m.split(mark)[1].split()[0] for m in messages if mark in m))

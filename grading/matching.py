@@ -1,0 +1,78 @@
+"""The comparisons that tests make. Each failure says where, what was expected and what came."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from grading.truth import Expected
+from spec import SpecError
+
+
+def assert_matches(actual: Any, expected: Expected, what: str = "result") -> None:
+    """A float array within the allowance that the input implies. NaN never matches."""
+    _assert_array(actual, expected.value.shape, what)
+    assert actual.dtype == expected.dtype, f"{what}: expected dtype {expected.dtype}, got {actual.dtype}"
+    error = np.abs(actual.astype(np.float64) - expected.value)
+    right = error <= expected.allowed
+    if not right.all():
+        index = tuple(int(i) for i in np.argwhere(~right)[0])
+        raise AssertionError(
+            f"{what}[{_show(index)}]: expected {expected.value[index]:.7g} ± {expected.allowed:.1e}, "
+            f"got {float(actual[index]):.7g} ({(~right).sum()} of {right.size} values differ)"
+        )
+
+
+def assert_identical(actual: Any, expected: np.ndarray, what: str = "result") -> None:
+    """The same bits: for what is copied or gathered, not computed."""
+    _assert_array(actual, expected.shape, what)
+    assert actual.dtype == expected.dtype, f"{what}: expected dtype {expected.dtype}, got {actual.dtype}"
+    bits = f"u{expected.dtype.itemsize}"
+    same = np.ascontiguousarray(actual).view(bits) == np.ascontiguousarray(expected).view(bits)
+    if not same.all():
+        index = tuple(int(i) for i in np.argwhere(~same)[0])
+        raise AssertionError(
+            f"{what}[{_show(index)}]: expected exactly {expected[index]}, got {actual[index]} "
+            f"({(~same).sum()} of {same.size} values differ)"
+        )
+
+
+def assert_integers(actual: Any, expected: Any, what: str = "result") -> None:
+    """The same whole numbers, in any integer dtype."""
+    expected = np.asarray(expected)
+    _assert_array(actual, expected.shape, what)
+    assert actual.dtype.kind in "iu", f"{what}: expected integers, got dtype {actual.dtype}"
+    assert (actual == expected).all(), f"{what}: expected {expected.tolist()}, got {actual.tolist()}"
+
+
+def assert_equal(actual: Any, expected: Any, what: str = "result") -> None:
+    """The same plain value, of the same type: True is not 1."""
+    assert type(actual) is type(expected), (
+        f"{what}: expected {type(expected).__name__} {expected!r}, got {type(actual).__name__} {actual!r}"
+    )
+    assert actual == expected, f"{what}: expected {expected!r}, got {actual!r}"
+
+
+@contextmanager
+def refused(error: type[SpecError], *arguments: str) -> Iterator[None]:
+    """The block must raise exactly this contract error, and its message name one of the arguments."""
+    about = f"{error.__name__} about {' or '.join(arguments)}" if arguments else error.__name__
+    try:
+        yield
+    except error as raised:
+        named = not arguments or any(argument in str(raised) for argument in arguments)
+        assert named, f"expected {about}, but the message does not name it: {str(raised)!r}"
+        return
+    except SpecError as raised:
+        raise AssertionError(f"expected {about}, got {type(raised).__name__}: {raised}") from raised
+    raise AssertionError(f"expected {about}, but the call succeeded")
+
+
+def _assert_array(actual: Any, shape: tuple[int, ...], what: str) -> None:
+    assert isinstance(actual, np.ndarray), f"{what}: expected an array, got {type(actual).__name__}"
+    assert actual.shape == shape, f"{what}: expected shape {shape}, got {actual.shape}"
+
+
+def _show(index: tuple[int, ...]) -> str:
+    return ", ".join(str(i) for i in index)

@@ -1,0 +1,65 @@
+"""The hand-out for learners: the tracked files of the clone, without the solution and what needs it."""
+
+import ast
+import shutil
+import subprocess
+from pathlib import Path
+
+from grading.clone import ROOT, UsageError
+
+LEFT_OUT = (".ci/", ".github/", "docs/instructors.md", "solution/", "tests/suite/", "README.md")
+
+README = """\
+# week3
+
+Build the parts of an LLM server that make it fast, against a specification that tells you what is wrong.
+
+    pip install -e . && week3 new && week3 grade code/week3
+
+The scorecard names the next function to write. For any requirement on it:
+
+    week3 explain PA-01                                             what must hold; --hint helps
+    pytest -k week3 --impl code/week3 --requirement PA-01           its tests, with a debugger
+
+On Linux without a GPU, install PyTorch first, in the build its "Get started" page shows for CPU.
+`week3 doctor` says what else is missing.
+
+Read `spec/`: `<topic>.md` explains and numbers what must hold, `<topic>.py` is the contract. `reference/` is
+the ground truth in plain NumPy: short, slow, and no answer to how it is done on MLX.
+"""
+
+
+def write_release(folder: Path) -> int:
+    """Fills `folder`, which must be empty or new, and returns how many files it holds."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder}: not an empty folder. Name one that is, or that does not exist yet")
+    files = [path for path in _tracked() if not path.startswith(LEFT_OUT) and not _needs_solution(path)]
+    for path in files:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, target)
+    (folder / "README.md").write_text(README, encoding="utf-8")
+    return len(files) + 1
+
+
+def _tracked() -> list[str]:
+    """What git tracks and the working tree holds."""
+    try:
+        listing = subprocess.run(
+            ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UsageError(f"{ROOT}: git does not list its files, so what belongs to it is unknown") from error
+    return [path for path in listing.stdout.split("\0") if path and (ROOT / path).is_file()]
+
+
+def _needs_solution(path: str) -> bool:
+    """Whether it is a module that imports the solution, by whatever form of import."""
+    if not path.endswith(".py"):
+        return False
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if any(name.split(".")[0] == "solution" for name in names):
+            return True
+    return False

@@ -1,0 +1,191 @@
+"""The scorecard: what an implementation reached, what to mend first, what to type next."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from grading.report import Report, RequirementResult
+from grading.terminal import printable
+
+_IN_FULL = 3  # broken roots told with all that is known; more than that nobody reads at once
+_IN_BRIEF = 8  # and these with a line each
+_BAR = 24
+_UNWRITTEN = re.compile(r"\W*not implemented: (\w+(?:\.\w+)+)")
+
+
+@dataclass(frozen=True)
+class Root:
+    """A broken requirement that waits for no other, and how many wait for it."""
+
+    requirement: RequirementResult
+    waiting: int
+
+    @property
+    def unwritten(self) -> str | None:
+        """`moe.route` where that is not implemented."""
+        match = _UNWRITTEN.match(self.requirement.message)
+        return match[1] if match else None
+
+
+def roots(report: Report) -> list[Root]:
+    """In the order of the specification."""
+    broken = {id: r for id, r in report.requirements.items() if r.status in ("broken", "error")}
+    firsts = [r for r in broken.values() if not broken.keys() & set(r.needs)]
+    return [Root(first, len(_reached(first.id, broken)) - 1) for first in firsts]
+
+
+def _reached(first: str, broken: Mapping[str, RequirementResult]) -> set[str]:
+    reached = {first}
+    while more := {id for id, r in broken.items() if reached & set(r.needs)} - reached:
+        reached |= more
+    return reached
+
+
+def _with_different_bugs(wrong: list[Root]) -> list[Root]:
+    """Of roots that one and the same known bug explains only the first."""
+    by_bug = {tuple(root.requirement.diagnosis) or root.requirement.id: root for root in reversed(wrong)}
+    return [root for root in wrong if root in by_bug.values()]
+
+
+def scorecard(
+    report: Report,
+    console: Console,
+    *,
+    lacks: Iterable[str] = (),
+    hints: Mapping[str, str] | None = None,
+    json_file: Path | None = None,
+) -> None:
+    """lacks: what the isolation does not protect against. hints: of known bugs, by title."""
+    _heading(report, console, list(lacks))
+    found = roots(report)
+    wrong = [root for root in found if not root.unwritten]
+    unwritten = [root for root in found if root.unwritten]
+    if report.score == 0 and not wrong:
+        _nothing_yet(report, console)
+    else:
+        _scores(report, console)
+    if report.passed:
+        console.print("\nEvery requirement is met.", style="bold green")
+    told = _with_different_bugs(wrong)[:_IN_FULL]
+    for root in told:
+        _in_full(root, console, hints or {})
+    _in_brief([root for root in wrong if root not in told], told, console)
+    if unwritten:
+        _next_function(unwritten[0], console)
+    if found:
+        _commands(report, (wrong or unwritten)[0].requirement, console, json_file)
+
+
+def one_requirement(result: RequirementResult, console: Console, hints: Mapping[str, str]) -> None:
+    """What a replay found."""
+    if result.status == "met":
+        console.print(f"{result.id} is met on these inputs.", style="bold green")
+    else:
+        _in_full(Root(result, 0), console, hints)
+
+
+def _heading(report: Report, console: Console, lacks: list[str]) -> None:
+    console.print(Text(printable(report.implementation), "bold"), soft_wrap=True)
+    seconds = f"{report.seconds:.1f} s"
+    facts = (report.framework, f"suite {report.suite_version}", f"seed {report.seed}", seconds)
+    console.print(Text(" · ".join(printable(fact) for fact in facts), "dim"))
+    console.print(Text(f"isolation: {report.isolation}" + (", which leaves open:" if lacks else ""), "dim"))
+    for lack in lacks:
+        _indented(lack, console, "yellow")
+
+
+def _nothing_yet(report: Report, console: Console) -> None:
+    """For a fresh starter, or a folder without any module: no row of zeros, but where to begin."""
+    if any(topic.status != "not attempted" for topic in report.topics.values()):
+        console.print(f"\nNothing is implemented yet: {len(report.requirements)} requirements lie ahead.")
+    else:
+        modules = ", ".join(f"{topic}.py" for topic in report.topics)
+        console.print(f"\nNothing to grade: none of {modules} is there. A starter: week3 new DIR")
+
+
+def _scores(report: Report, console: Console) -> None:
+    console.print()
+    width = max(map(len, [*report.topics, "all"]))
+    for topic in report.topics.values():
+        mine = [r for r in report.requirements.values() if r.topic == topic.name]
+        met = sum(r.status == "met" for r in mine)
+        note = topic.status if topic.status == "not attempted" else f"{met} of {len(mine)} requirements"
+        console.print(_score(topic.name, width, topic.score, topic.max_score, note), soft_wrap=True)
+        if topic.note:
+            _indented(topic.note, console, "yellow")
+    if len(report.topics) > 1:
+        console.print(_score("all", width, report.score, report.max_score, ""), soft_wrap=True)
+
+
+def _score(name: str, width: int, score: float, most: float, note: str) -> Text:
+    full = int(_BAR * score / most)  # rounded down: only a full score fills the bar
+    colour = "green" if score == most else "yellow" if score else "red"
+    bar = ("█" * full, colour), ("░" * (_BAR - full), "dim")
+    return Text.assemble((f"  {name:<{width}}  ", "bold"), *bar, f"  {score:5.1f}", (f"  {note}", "dim"))
+
+
+def _in_full(root: Root, console: Console, hints: Mapping[str, str]) -> None:
+    result = root.requirement
+    console.print(
+        Text.assemble((f"\n{result.id} · {result.title}", "bold red"), (f" · {result.level}", "dim"))
+    )
+    _indented(_shortened(result.message), console)
+    verb = "is" if len(result.diagnosis) == 1 else "may be"
+    for title in result.diagnosis[:_IN_FULL]:
+        _indented(f"This {verb} what happens when an implementation {title}.", console, "yellow")
+        if hints.get(title):
+            _indented(f"Hint: {hints[title]}", console, "cyan")
+    if root.waiting:
+        _indented(f"{root.waiting} more wait for this.", console, "dim")
+
+
+def _in_brief(rest: list[Root], told: list[Root], console: Console) -> None:
+    if rest:
+        console.print("\nBroken as well, and waiting for none of these:")
+    for root in rest[:_IN_BRIEF]:
+        line = Text.assemble((f"  {root.requirement.id}", "red"), f" · {root.requirement.title}")
+        bug = root.requirement.diagnosis
+        same = [each.requirement.id for each in told if bug and each.requirement.diagnosis == bug]
+        console.print(line.append(f" (the same bug as {same[0]})" if same else ""))
+    if len(rest) > _IN_BRIEF:
+        console.print(Text(f"  and {len(rest) - _IN_BRIEF} more", "dim"))
+
+
+def _next_function(root: Root, console: Console) -> None:
+    result = root.requirement
+    console.print(Text.assemble("\nNext to write: ", (str(root.unwritten), "bold cyan")))
+    waiting = f" · {root.waiting} more wait for this" if root.waiting else ""
+    _indented(f"{result.id} · {result.title}{waiting}", console, "dim")
+
+
+def _commands(report: Report, result: RequirementResult, console: Console, json_file: Path | None) -> None:
+    path = printable(report.implementation)
+    lines = [(f"week3 explain {result.id}", "what must hold; --hint, --spoil")]
+    if json_file and not Root(result, 0).unwritten:
+        lines.append((f"week3 replay {json_file} {result.id}", "its failing inputs again"))
+    lines.append((f"pytest -k week3 --impl {path} --requirement {result.id}", "its tests in a debugger"))
+    lines.append((f"week3 grade {path} --seed {report.seed}", "this run again"))
+    width = max(len(command) for command, _ in lines)
+    console.print()
+    for command, purpose in lines:
+        line = Text.assemble((f"  {command:<{width}}", "bold"), (f"  {purpose}", "dim"))
+        console.print(line, soft_wrap=True)
+
+
+def _indented(text: str, console: Console, style: str = "") -> None:
+    for line in printable(text).splitlines():
+        for part in Text(line, style).wrap(console, max(console.width - 2, 20)):
+            console.print(Text.assemble("  ", part))
+
+
+def _shortened(message: str, most_lines: int = 12, most_characters: int = 240) -> str:
+    """An array in a message may take pages."""
+    lines = message.splitlines()
+    kept = [
+        line if len(line) <= most_characters else f"{line[:most_characters]} …" for line in lines[:most_lines]
+    ]
+    return "\n".join(kept if kept == lines else [*kept, "(all of it: --json FILE)"])

@@ -1,0 +1,104 @@
+"""What every command prints through: consoles, text that any encoding can show, progress."""
+
+import codecs
+import io
+import re
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from grading.report import TestResult
+
+if TYPE_CHECKING:
+    from rich.console import Console  # rich costs 0.1 s, which `week3 --help` does not have
+
+# Characters that steer a terminal, or that XML and UTF-8 cannot carry: controls, text direction, surrogates.
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+_ASCII = dict(zip("█░·–—−«»“”‘’•×", '#.----""""\'\'*x', strict=True)) | {
+    "…": "...",
+    "≤": "<=",
+    "≥": ">=",
+    "∞": "inf",
+}
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """rich decides on colour: none where the output is no terminal or NO_COLOR is set."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def printable(text: str) -> str:
+    """The text with what is unsafe to show as an escape: messages are written by submissions."""
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def write_any_text(*streams: Any) -> None:
+    """Where the encoding lacks a character, its plain form is printed instead of a UnicodeEncodeError."""
+    codecs.register_error("week3", _plain)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="week3")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    return "".join(_ASCII.get(c) or c.encode("unicode_escape").decode() for c in missing), error.end
+
+
+class ProgressBar:
+    """On a terminal: one line that fills, and is gone afterwards."""
+
+    def __init__(self, console: "Console", name: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task(name, total=None)
+        self._name = name
+        self._failed = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def started(self, total: int) -> None:
+        self._progress.update(self._task, total=total)
+
+    def finished(self, result: TestResult, requirement_id: str) -> None:
+        self._failed += result.outcome != "passed"
+        failed = f", {self._failed} failed" if self._failed else ""
+        self._progress.update(self._task, advance=1, description=self._name + failed)
+
+
+class ProgressLines:
+    """Elsewhere: a line as each topic begins, for the log of a CI run."""
+
+    def __init__(self, console: "Console", name: str, topic_of: Mapping[str, str]) -> None:
+        self._console = console
+        self._name = name
+        self._topic_of = topic_of
+        self._begun: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        pass
+
+    def started(self, total: int) -> None:
+        self._console.print(f"{self._name}: {total} tests", soft_wrap=True)
+
+    def finished(self, result: TestResult, requirement_id: str) -> None:
+        topic = self._topic_of[requirement_id]
+        if topic not in self._begun:
+            self._begun.add(topic)
+            self._console.print(f"{self._name}: {topic}", soft_wrap=True)

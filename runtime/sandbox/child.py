@@ -1,0 +1,153 @@
+"""The running command: its output, its end."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+
+MEANINGS = {
+    signal.SIGSEGV: "invalid memory access, or an allocation beyond the memory limit",
+    signal.SIGBUS: "invalid memory access, or a full temporary folder",
+    signal.SIGABRT: "a library gave up, as after a failed allocation",
+    signal.SIGKILL: "stopped by the grader, or by the system when memory ran out",
+    signal.SIGFPE: "an integer division by zero",
+    signal.SIGILL: "an instruction that this processor lacks",
+    signal.SIGXFSZ: "a file grew beyond the limit",
+    signal.SIGSYS: "a system call that the sandbox forbids",
+}
+
+
+class Child:
+    """One confined command and everything it started.
+
+    `kill`, `close`, leaving the `with` block and the end of this interpreter all end the whole family."""
+
+    def __init__(self, process: subprocess.Popen[bytes], private: Path | None, output_bytes: int) -> None:
+        self._family = Family(process)
+        self._output = Tail(output_bytes)
+        self._drain = threading.Thread(target=_drain, args=(process, self._output), daemon=True)
+        self._drain.start()
+        # Also runs at exit, and when the caller drops the child without closing it.
+        self._close = weakref.finalize(self, _end, self._family, private)
+
+    @property
+    def pid(self) -> int:
+        return self._family.process.pid
+
+    def alive(self) -> bool:
+        return not self._family.has_ended()
+
+    def kill(self) -> None:
+        """Ends the command and all it started; returns when the command is gone."""
+        self._family.end()
+
+    def exit_status(self, timeout: float) -> str:
+        """How it ended, as a sentence. Waits up to `timeout` seconds first: killing a child that is about to
+        report its own death would hide the cause."""
+        deadline = time.monotonic() + timeout
+        while self.alive():
+            if time.monotonic() >= deadline:
+                return "still running"
+            time.sleep(0.005)
+        return describe(self._family.process.returncode)
+
+    def output_tail(self) -> str:
+        """The end of what it wrote to stdout and stderr. The untrusted side wrote it: data, never markup."""
+        if not self.alive():
+            self._drain.join(0.5)  # the last words may still be on their way
+        return self._output.text()
+
+    def close(self) -> None:
+        """Ends it and removes its private folder. May be called again."""
+        self._close()
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Family:
+    """The command, which leads a process group, and the rest of that group.
+
+    With namespaces the command's death takes all others with it, in whatever group they are; elsewhere no
+    process can leave the group where system calls are filtered (`Tier.lacks` says where they are not).
+    The group is killed before its leader is reaped and never after: then its number may be another's."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self._lock = threading.Lock()
+
+    def has_ended(self) -> bool:
+        with self._lock:
+            if self.process.returncode is None and self._leader_has_ended():
+                self._kill_and_reap()
+            return self.process.returncode is not None
+
+    def end(self) -> None:
+        with self._lock:
+            if self.process.returncode is None:
+                self._kill_and_reap()
+
+    def _leader_has_ended(self) -> bool:
+        if sys.platform != "linux":  # Python 3.11 has no waitid on macOS; the leader is reaped a moment early
+            return self.process.poll() is not None
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _kill_and_reap(self) -> None:
+        # A group of zombies alone is «not permitted» on macOS.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Tail:
+    """The last bytes of a stream of any length, in bounded memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+        self._seen = 0
+        self._lock = threading.Lock()
+
+    def add(self, data: bytes) -> None:
+        with self._lock:
+            self._seen += len(data)
+            self._kept += data
+            del self._kept[: max(0, len(self._kept) - self._limit)]
+
+    def text(self) -> str:
+        with self._lock:
+            left_out = self._seen - len(self._kept)
+            kept = self._kept.decode(errors="replace")
+        return f"[{left_out} bytes left out] {kept}" if left_out else kept
+
+
+def describe(returncode: int) -> str:
+    # bubblewrap reports a command that died from signal n as exit code 128 + n.
+    number = -returncode if returncode < 0 else returncode - 128
+    if number not in set(signal.Signals):
+        return f"exited with code {returncode}"
+    name = signal.Signals(number)
+    meaning = f": {MEANINGS[name]}" if name in MEANINGS else ""
+    return f"killed by signal {number} ({name.name}){meaning}"
+
+
+def _drain(process: subprocess.Popen[bytes], output: Tail) -> None:
+    assert process.stdout is not None
+    with process.stdout as stream:
+        while data := os.read(stream.fileno(), 1 << 16):
+            output.add(data)
+
+
+def _end(family: Family, private: Path | None) -> None:
+    family.end()
+    if private is not None:
+        shutil.rmtree(private, ignore_errors=True)  # the child may have filled it with anything

@@ -1,0 +1,424 @@
+"""The command line: exit codes, files, sentences instead of tracebacks, and a quick start."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+
+from grading import cli
+from grading.bugs import known_bugs
+from grading.clone import ROOT
+from grading.report import Report, RequirementResult, TopicResult
+from grading.report import TestResult as Verdict
+from grading.requirements import by_id, requirements, topics
+
+MAIN = "from grading.cli import main; main()"
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def week3(monkeypatch, capsys):
+    """Runs the command line in this process."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["week3", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Ran(exit.value.code or 0, out, err)
+
+    return run
+
+
+class FakeGrader:
+    """Stands for grading/grade.py: remembers how it was called, and finds what it was told to find."""
+
+    def __init__(self):
+        self.calls = []
+        self.fails = None
+        self.outcome = "met"
+
+    def grade(self, path, *, listener, **how):
+        self.calls.append((path, how))
+        if self.fails:
+            raise self.fails
+        passed = self.outcome == "met"
+        test = Verdict("test_one", "passed" if passed else "failed", "expected 1, got 2", [], "AXic")
+        first = requirements("paged_attention")[0]
+        result = RequirementResult(
+            first.id, first.title, first.topic, first.level, [], self.outcome, [test], test.message
+        )
+        listener.started(1)
+        listener.finished(test, first.id)
+        topic = TopicResult("paged_attention", "complete", 100.0 if passed else 0.0)
+        return Report(
+            str(path), "mlx", "1", how["seed"], "in-process", {topic.name: topic}, {first.id: result}, 1.0
+        )
+
+
+@pytest.fixture
+def grader(monkeypatch):
+    fake = FakeGrader()
+    module = ModuleType("grading.grade")
+    module.grade = fake.grade
+    monkeypatch.setitem(sys.modules, "grading.grade", module)
+    return fake
+
+
+@pytest.fixture
+def submission(tmp_path):
+    folder = tmp_path / "submission"
+    folder.mkdir()
+    return folder
+
+
+def subprocess_week3(*arguments, root=ROOT, **env):
+    return subprocess.run(
+        [sys.executable, "-B", "-c", MAIN, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(root), **env},
+        cwd=root,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+# ---- Start. ----
+
+
+def test_help_comes_in_three_tenths_of_a_second():
+    def seconds():
+        begun = time.perf_counter()
+        assert subprocess_week3("--help").returncode == 0
+        return time.perf_counter() - begun
+
+    assert min(seconds() for _ in range(5)) < 0.3
+
+
+def test_help_loads_nothing_heavy():
+    source = f"import sys\ntry:\n    {MAIN}\nexcept SystemExit:\n    print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", source, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(done.stderr.split()).isdisjoint({"numpy", "mlx", "torch", "pytest", "hypothesis", "rich"})
+
+
+def test_help_names_every_command(week3):
+    shown = week3("--help").out
+    for command in ("new", "grade", "replay", "list", "explain", "bench", "release", "doctor"):
+        assert f"  {command} " in shown
+
+
+def test_a_package_without_its_clone_says_so(week3, monkeypatch, tmp_path):
+    monkeypatch.setattr("grading.clone.ROOT", tmp_path)
+    ran = week3("list")
+    assert ran.code == 2
+    assert "pip install -e ." in ran.err
+
+
+# ---- Exit codes of grade. ----
+
+
+def test_0_when_all_is_met(week3, grader, submission):
+    ran = week3("grade", submission)
+    assert ran.code == 0
+    assert "Every requirement is met." in ran.out
+
+
+def test_1_when_something_is_not(week3, grader, submission):
+    grader.outcome = "broken"
+    ran = week3("grade", submission)
+    assert ran.code == 1
+    assert "expected 1, got 2" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["grade", "submision"], "Did you mean submission?"),
+        (["grade", "submission", "nothing-like-it"], "no folder nothing-like-it."),
+        (["grade", "submission/moe.py"], "a submission is a folder. Did you mean submission?"),
+        (["grade", "submission", "--topic", "page_attention"], "Did you mean paged_attention?"),
+        (["grade", "submission", "--json", "nowhere/report.json"], "nowhere/report.json cannot be written"),
+        (["grade", "submission", "--junit", "submission"], "submission cannot be written"),
+        (["grade", "submission", "--in-process", "--isolation", "process"], "exclude each other"),
+        (["grade", "submission", "--seed", "-1"], "--seed"),
+        (["grade"], "PATH"),
+        (["grad"], "grad"),
+        (["explain", "PA-001"], "Did you mean PA-01?"),
+        (["list", "paged"], "There are: paged_attention"),
+        (["bench", "nothing"], "no benchmark nothing."),
+        (["replay", "report.json", "PA-01"], "report.json cannot be read"),
+        (["replay", "submission/moe.py", "PA-01"], "is no report of week3 grade --json"),
+        (["new", "submission/moe.py"], "cannot be written"),
+        (["release", "submission"], "not an empty folder"),
+    ],
+)
+def test_2_and_a_sentence_before_any_work(week3, grader, submission, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(submission.parent)
+    (submission / "moe.py").write_text("")
+    ran = week3(*arguments)
+    assert ran.code == 2
+    assert sentence in ran.err
+    assert "Traceback" not in ran.err
+    assert grader.calls == []
+
+
+def test_3_and_the_traceback_when_the_grader_fails(week3, grader, submission, tmp_path):
+    grader.fails = RuntimeError("a defect of ours")
+    ran = week3("grade", submission, "--json", tmp_path / "report.json")
+    assert ran.code == 3
+    assert "RuntimeError: a defect of ours" in ran.err
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_130_and_nothing_left_behind_when_interrupted(week3, grader, submission, tmp_path):
+    grader.fails = KeyboardInterrupt()
+    ran = week3("grade", submission, "--json", tmp_path / "report.json", "--junit", tmp_path / "report.xml")
+    assert ran.code == 130
+    assert list(tmp_path.iterdir()) == [submission]
+
+
+def test_a_real_interrupt_while_grading_leaves_nothing(tmp_path):
+    """With the real grader, at the moment when the first topic is under way."""
+    starter, temporary = tmp_path / "starter", tmp_path / "temporary"
+    temporary.mkdir()
+    assert subprocess_week3("new", starter).returncode == 0
+    grading = subprocess.Popen(
+        [sys.executable, "-B", "-c", MAIN, "grade", str(starter), "--json", str(tmp_path / "report.json")],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with grading:
+        while "paged_attention" not in (line := grading.stderr.readline()):
+            assert line, "grading ended before it began"
+        grading.send_signal(signal.SIGINT)
+        out, _ = grading.communicate(timeout=30)
+    assert grading.returncode == 130
+    assert "requirements" not in out
+    assert list(temporary.iterdir()) == []
+    assert list(tmp_path.iterdir()) in ([starter, temporary], [temporary, starter])
+
+
+# ---- What grade passes on and writes. ----
+
+
+def test_options_reach_the_grader(week3, grader, submission):
+    week3("grade", submission, "--seed", 5, "--topic", "paged_attention", "--no-diagnosis", "--in-process")
+    assert grader.calls == [
+        (
+            submission,
+            {"topics": ["paged_attention"], "seed": 5, "isolation": "in-process", "diagnosis": False},
+        )
+    ]
+
+
+def test_the_seed_is_random_and_shown(week3, grader, submission):
+    shown = [week3("grade", submission).out for _ in range(2)]
+    seeds = [how["seed"] for _, how in grader.calls]
+    assert seeds[0] != seeds[1]
+    assert all(f"seed {seed}" in out for seed, out in zip(seeds, shown, strict=True))
+
+
+def test_json_is_an_object_for_one_path_and_a_list_for_several(week3, grader, submission, tmp_path):
+    file = tmp_path / "report.json"
+    week3("grade", submission, "--json", file)
+    assert json.loads(file.read_text())["implementation"] == str(submission)
+    week3("grade", submission, tmp_path, "--json", file)
+    assert [report["implementation"] for report in json.loads(file.read_text())] == [
+        str(submission),
+        str(tmp_path),
+    ]
+
+
+def test_junit_holds_all_paths(week3, grader, submission, tmp_path):
+    file = tmp_path / "report.xml"
+    week3("grade", submission, tmp_path, "--junit", file)
+    assert len(ElementTree.parse(file).getroot()) == 2
+
+
+def test_progress_is_kept_out_of_the_card(week3, grader, submission):
+    ran = week3("grade", submission)
+    assert f"{submission}: paged_attention" in ran.err.splitlines()
+    assert ran.out.startswith(str(submission))
+
+
+# ---- Replay. ----
+
+
+@pytest.fixture
+def recorded(week3, grader, submission, tmp_path):
+    grader.outcome = "broken"
+    file = tmp_path / "report.json"
+    week3("grade", submission, "--seed", 5, "--json", file)
+    grader.calls.clear()
+    return file
+
+
+def test_replay_runs_one_requirement_with_what_was_recorded(week3, grader, submission, recorded):
+    ran = week3("replay", recorded, "pa-01")
+    [(path, how)] = grader.calls
+    assert ran.code == 1
+    assert "expected 1, got 2" in ran.out
+    assert path == submission
+    assert how["replay"] == json.loads(recorded.read_text())
+    assert (how["only"], how["seed"], how["isolation"]) == ({"PA-01"}, 5, "in-process")
+
+
+def test_replay_of_what_is_mended_is_green(week3, grader, recorded):
+    grader.outcome = "met"
+    ran = week3("replay", recorded, "PA-01")
+    assert ran.code == 0
+    assert "PA-01 is met on these inputs." in ran.out
+
+
+def test_replay_of_what_did_not_fail_says_so(week3, grader, recorded):
+    ran = week3("replay", recorded, "PA-02")
+    assert ran.code == 2
+    assert "expected one submission in which PA-02 failed, found none" in ran.err
+    assert grader.calls == []
+
+
+# ---- What can be read. ----
+
+
+def test_list_shows_every_requirement(week3):
+    shown = week3("list").out
+    assert all(f"  {id}  " in shown for id in by_id())
+
+
+def test_list_as_json(week3):
+    data = json.loads(week3("list", "--json").out)
+    assert list(data) == list(topics())
+    assert data["paged_attention"][0] == {
+        "id": "PA-01", "title": requirements("paged_attention")[0].title, "level": "core", "needs": [],
+    }  # fmt: skip
+
+
+def test_explain_shows_the_text_and_keeps_the_hint_until_asked(week3):
+    each = next(requirement for requirement in by_id().values() if requirement.hint)
+    shown = week3("explain", each.id).out
+    assert each.title in shown
+    assert each.body in shown
+    assert each.hint not in shown
+    assert each.hint in " ".join(week3("explain", each.id, "--hint").out.split())
+
+
+def test_explain_spoils_when_asked(week3):
+    bug = known_bugs("paged_attention")[0]
+    assert bug.title not in week3("explain", bug.requirement).out
+    shown = week3("explain", bug.requirement, "--spoil").out
+    assert bug.title in " ".join(shown.split())
+    assert "--- reference/paged_attention.py" in shown
+
+
+def test_plain_text_in_any_encoding():
+    done = subprocess_week3("explain", "PA-07", PYTHONIOENCODING="ascii", NO_COLOR="1")
+    assert done.returncode == 0
+    assert done.stdout.isascii()
+    assert b"\x1b" not in done.stdout
+    assert b"PA-07 - " in done.stdout
+
+
+def test_new_says_how_to_go_on(week3, tmp_path):
+    ran = week3("new", tmp_path / "mine")
+    assert ran.code == 0
+    assert f"week3 grade {tmp_path / 'mine'}" in ran.out
+    assert week3("new", tmp_path / "mine").code == 2
+
+
+# ---- Benchmarks. ----
+
+
+@dataclass
+class Row:
+    name: str
+    seconds: float
+    ratio: float
+    bar: str
+    met: bool
+    floor: str
+
+
+@pytest.mark.parametrize(("met", "code", "verdict"), [(True, 0, ": met"), (False, 1, ": missed")])
+def test_bench_shows_every_contender_and_judges_the_bars(week3, monkeypatch, tmp_path, met, code, verdict):
+    module = ModuleType("tests.week3.bench_paged_attention")
+    module.report = lambda: [
+        Row("other", 0.004, 1.0, "", True, "1 ms"),
+        Row("paged", 0.002, 2.0, "at least 1.8 x faster", met, "1 ms"),
+    ]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    ran = week3("bench", "paged_attention", "--json", tmp_path / "bench.json")
+    assert ran.code == code
+    assert "other      4.000 ms    1.00  floor 1 ms\n" in ran.out
+    assert f"at least 1.8 x faster{verdict}" in ran.out
+    assert json.loads((tmp_path / "bench.json").read_text())["paged_attention"][1]["ratio"] == 2.0
+
+
+# ---- The hand-out. ----
+
+
+@pytest.fixture(scope="module")
+def handout(tmp_path_factory):
+    """Released from a copy of the working tree in which everything is tracked."""
+    clone = tmp_path_factory.mktemp("clone") / "week3"
+    unwanted = shutil.ignore_patterns(
+        ".git", "__pycache__", ".*_cache", "*.egg-info", "code", "build", ".venv"
+    )
+    shutil.copytree(ROOT, clone, ignore=unwanted)
+    (clone / "docs" / "untracked.md").write_text("a private note")
+    subprocess.run(["git", "init", "-q", clone], check=True)
+    subprocess.run(["git", "-C", clone, "add", "."], check=True)
+    subprocess.run(["git", "-C", clone, "rm", "-q", "--cached", "docs/untracked.md"], check=True)
+    folder = tmp_path_factory.mktemp("handout")
+    done = subprocess_week3("release", folder, root=clone)
+    assert done.returncode == 0, done.stderr.decode()
+    return folder
+
+
+def test_the_handout_has_no_solution_and_nothing_that_imports_it(handout):
+    assert not (handout / "solution").exists()
+    assert not (handout / "tests" / "suite").exists()
+    for path in handout.rglob("*.py"):
+        source = path.read_text()
+        assert "import solution" not in source, path
+        assert "from solution" not in source, path
+
+
+def test_the_handout_has_only_what_is_tracked(handout):
+    assert (handout / "spec" / "paged_attention.md").exists()
+    assert not (handout / "docs" / "untracked.md").exists()
+    assert not (handout / ".git").exists()
+
+
+def test_the_handout_works_on_its_own(handout):
+    assert b"PA-01" in subprocess_week3("list", root=handout).stdout
+    assert subprocess_week3("new", "code/week3", root=handout).returncode == 0
+    assert (handout / "code" / "week3" / "paged_attention.py").exists()
+
+
+def test_the_handout_has_no_benchmarks_and_says_so(handout):
+    done = subprocess_week3("bench", root=handout)
+    assert done.returncode == 2
+    assert b"no benchmarks here" in done.stderr
+
+
+def test_the_handout_names_no_command_that_needs_the_solution(handout):
+    assert "week3 grade solution" not in (handout / "README.md").read_text()

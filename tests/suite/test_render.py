@@ -1,0 +1,279 @@
+"""The scorecard, JSON and JUnit say what was found, roots first, and carry hostile text safely."""
+
+import io
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from rich.console import Console
+
+from grading.files import to_json, to_junit, write_whole
+from grading.render import roots, scorecard
+from grading.report import Report, RequirementResult, TopicResult
+from grading.report import TestResult as Verdict
+from grading.terminal import ProgressLines, printable, write_any_text
+
+UNWRITTEN = "not implemented: paged_attention.slot_mapping"
+
+
+def broken(id, *needs, message="index 3: expected 5, got 7", diagnosis=(), blob="AXic", level="core"):
+    test = Verdict(f"test_{id}", "failed", message, list(diagnosis), blob)
+    return RequirementResult(
+        id,
+        f"Title of {id}",
+        "paged_attention",
+        level,
+        list(needs),
+        "broken",
+        [test],
+        message,
+        list(diagnosis),
+    )
+
+
+def met(id, *needs):
+    test = Verdict(f"test_{id}", "passed")
+    return RequirementResult(id, f"Title of {id}", "paged_attention", "core", list(needs), "met", [test])
+
+
+def report_of(*requirements, score=50.0, topics=None, **changes):
+    topics = topics or {"paged_attention": TopicResult("paged_attention", "complete", score)}
+    values = {
+        "implementation": "code/week3",
+        "framework": "mlx",
+        "suite_version": "1",
+        "seed": 7,
+        "isolation": "namespaces",
+        "topics": topics,
+        "requirements": {requirement.id: requirement for requirement in requirements},
+        "seconds": 1.25,
+    }
+    return Report(**{**values, **changes})
+
+
+def card(report, width=100, **context):
+    out = io.StringIO()
+    scorecard(report, Console(file=out, width=width, highlight=False, markup=False), **context)
+    return out.getvalue()
+
+
+# ---- Roots first. ----
+
+
+def test_a_root_is_broken_while_all_it_needs_is_met_and_counts_those_that_wait():
+    report = report_of(met("A"), broken("B", "A"), broken("C", "B"), broken("D", "C", "A"), broken("E"))
+    assert [(root.requirement.id, root.waiting) for root in roots(report)] == [("B", 2), ("E", 0)]
+
+
+def test_what_was_not_graded_holds_nothing_back():
+    """With --topic, `needs` may name a requirement that the report does not have."""
+    assert [root.requirement.id for root in roots(report_of(broken("B", "MOE-01")))] == ["B"]
+
+
+def test_the_card_tells_three_roots_in_full_and_the_rest_in_a_line_each():
+    text = card(report_of(*(broken(f"PA-{n:02}", message=f"message {n}") for n in range(1, 16))))
+    assert [f"message {n}" in text for n in range(1, 5)] == [True, True, True, False]
+    assert "PA-11 · Title of PA-11" in text
+    assert "PA-12" not in text
+    assert "and 4 more" in text
+
+
+def test_the_card_names_the_bug_its_hint_and_the_commands_to_go_on(tmp_path):
+    report = report_of(
+        broken("PA-05", diagnosis=["divides by head_dim"], message="index 0: 1 ≠ 2"), broken("PA-06", "PA-05")
+    )
+    text = card(report, hints={"divides by head_dim": "look at scale"}, json_file="report.json")
+    for line in (
+        "index 0: 1 ≠ 2",
+        "This is what happens when an implementation divides by head_dim.",
+        "Hint: look at scale",
+        "1 more wait for this.",
+        "week3 explain PA-05",
+        "week3 replay report.json PA-05",
+        "pytest -k week3 --impl code/week3 --requirement PA-05",
+        "week3 grade code/week3 --seed 7",
+    ):
+        assert line in text
+
+
+def test_a_bug_is_told_once_where_it_breaks_several_roots():
+    text = card(
+        report_of(broken("A", diagnosis=["forgets"]), broken("B", diagnosis=["forgets"]), broken("C"))
+    )
+    assert text.count("This is what happens when an implementation forgets.") == 1
+    assert "  B · Title of B (the same bug as A)" in text
+    assert "C · Title of C · core\n  index 3" in text
+
+
+def test_several_possible_bugs_are_told_as_possible():
+    text = card(report_of(broken("PA-05", diagnosis=["does this", "does that"])))
+    assert "This may be what happens when an implementation does that." in text
+
+
+def test_replay_is_offered_only_where_there_is_something_to_replay():
+    assert "replay" not in card(report_of(broken("PA-05")))
+    assert "replay" not in card(report_of(broken("PA-01", message=UNWRITTEN)), json_file="report.json")
+
+
+def test_a_function_that_is_not_written_is_the_next_step_and_not_a_bug():
+    text = card(report_of(broken("PA-01", message=UNWRITTEN), broken("PA-05", message="wrong"), met("PA-17")))
+    assert text.index("PA-05 · Title of PA-05 · core\n  wrong") < text.index(
+        "Next to write: paged_attention.slot_mapping"
+    )
+
+
+def test_a_starter_sees_one_friendly_step():
+    text = card(report_of(*(broken(f"PA-{n:02}", message=UNWRITTEN) for n in range(1, 61)), score=0.0))
+    assert "Nothing is implemented yet: 60 requirements lie ahead." in text
+    assert "Next to write: paged_attention.slot_mapping" in text
+    assert "week3 explain PA-01" in text
+    assert len(text.splitlines()) < 16
+
+
+def test_an_empty_folder_is_told_about_the_starter():
+    nothing = {"moe": TopicResult("moe", "not attempted", 0.0)}
+    absent = RequirementResult("MOE-01", "Title", "moe", "core", [], "not attempted", [])
+    assert "none of moe.py is there. A starter: week3 new DIR" in card(report_of(absent, topics=nothing))
+
+
+def test_a_green_card_is_short():
+    text = card(report_of(met("PA-01"), met("PA-02"), score=100.0))
+    assert "█" * 24 + "  100.0  2 of 2 requirements" in text
+    assert text.endswith("Every requirement is met.\n")
+    assert len(text.splitlines()) <= 7
+
+
+def test_only_a_full_score_fills_the_bar():
+    assert "░" in card(report_of(broken("PA-01"), score=99.9))
+
+
+def test_a_weak_isolation_says_what_it_leaves_open():
+    text = card(report_of(met("PA-01"), isolation="process"), lacks=["files: it reads the solution"])
+    assert "isolation: process, which leaves open:\n  files: it reads the solution\n" in text
+
+
+def test_a_topic_that_ended_early_says_why():
+    topics = {"moe": TopicResult("moe", "incomplete", 10.0, note="three calls timed out")}
+    assert "three calls timed out" in card(report_of(broken("PA-01"), topics=topics))
+
+
+# ---- Hostile text. ----
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07 [bold red]x[/] \u202egnp \ud800 \x00 <b>&"
+
+
+def test_messages_cannot_steer_the_terminal_or_break_the_markup():
+    text = card(report_of(broken("PA-01", message=HOSTILE)))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\\x1b[2J" in text
+    assert "[bold red]x[/]" in text
+
+
+@pytest.mark.parametrize("message", ["x" * 10**6, "x\n" * 10**6])
+def test_a_flood_is_cut(message):
+    assert len(card(report_of(broken("PA-01", message=message))).splitlines()) < 40
+
+
+def test_hostile_text_makes_valid_xml_and_json():
+    report = report_of(broken("PA-01", message=HOSTILE))
+    suite = ElementTree.fromstring(to_junit([report]))[0]
+    assert suite[0][0].text.startswith("\\x1b[2J")
+    said = json.loads(json.dumps(to_json(report)).encode())["requirements"]["PA-01"]["message"]
+    assert said == HOSTILE
+
+
+def test_printable_keeps_what_people_write():
+    assert printable("⌈n/B⌉ · 漢字\n\tindented") == "⌈n/B⌉ · 漢字\n\tindented"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_can_show_a_card(encoding):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    write_any_text(stream)
+    report = report_of(broken("PA-01", message="got ≤ 漢 \ud800 … ·"), met("PA-02"))
+    scorecard(report, Console(file=stream, width=100, highlight=False))
+    stream.flush()
+    shown = raw.getvalue().decode(encoding)
+    assert ("████" in shown) == (encoding == "utf-8")
+    assert ("####" in shown) == (encoding != "utf-8")
+
+
+def test_without_a_terminal_there_is_no_colour(monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    assert "\x1b" not in card(report_of(broken("PA-01")))
+
+
+def test_no_color_is_honoured_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    scorecard(report_of(broken("PA-01")), Console(file=out, force_terminal=True, highlight=False))
+    assert "\x1b[3" not in out.getvalue()
+
+
+# ---- Files. ----
+
+
+def test_json_has_the_promised_fields_and_what_replay_needs():
+    data = to_json(report_of(broken("PA-05", "PA-01", diagnosis=["does this"])))
+    assert set(data) == {
+        "implementation", "framework", "suite_version", "seed", "isolation", "score", "max_score",
+        "topics", "requirements", "seconds",
+    }  # fmt: skip
+    assert data["topics"] == {"paged_attention": {"status": "complete", "score": 50.0, "max_score": 100.0}}
+    assert data["requirements"]["PA-05"] == {
+        "status": "broken",
+        "level": "core",
+        "needs": ["PA-01"],
+        "tests": {"test_PA-05": "failed"},
+        "message": "index 3: expected 5, got 7",
+        "diagnosis": ["does this"],
+        "replay": {"test_PA-05": "AXic"},
+    }
+
+
+def test_junit_has_a_suite_per_topic_and_a_case_per_test():
+    text = to_junit([report_of(met("PA-01"), broken("PA-05", diagnosis=["does this"]))])
+    assert text.startswith("<?xml version='1.0' encoding='utf-8'?>")
+    suite = ElementTree.fromstring(text.encode())[0]
+    assert suite.attrib == {
+        "name": "code/week3.paged_attention", "tests": "2", "failures": "1", "errors": "0",
+    }  # fmt: skip
+    assert [(case.get("classname"), case.get("name"), len(case)) for case in suite] == [
+        ("paged_attention.PA-01", "test_PA-01", 0),
+        ("paged_attention.PA-05", "test_PA-05", 1),
+    ]
+    assert suite[1][0].text == "index 3: expected 5, got 7\nKnown bug: it does this."
+
+
+def test_junit_shows_a_requirement_without_tests_as_a_failure():
+    absent = RequirementResult("PA-01", "Title", "paged_attention", "core", [], "not attempted", [])
+    suite = ElementTree.fromstring(to_junit([report_of(absent, score=0.0)]))[0]
+    assert suite.get("failures") == "1"
+
+
+def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path):
+    file = tmp_path / "report.json"
+    file.write_text("old")
+    write_whole(file, "new")
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path):
+    file = tmp_path / "report.json"
+    file.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(file, "new \ud800")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_log_of_a_ci_run_has_a_line_per_topic():
+    out = io.StringIO()
+    lines = ProgressLines(Console(file=out), "solution", {"PA-01": "paged_attention", "MOE-01": "moe"})
+    lines.started(3)
+    for id in ("PA-01", "PA-01", "MOE-01"):
+        lines.finished(Verdict("test", "passed"), id)
+    assert out.getvalue() == "solution: 3 tests\nsolution: paged_attention\nsolution: moe\n"
