@@ -69,6 +69,17 @@ def refused(error: type[SpecError], *arguments: str) -> Iterator[None]:
     raise AssertionError(f"expected {about}, but the call succeeded")
 
 
+@contextmanager
+def passed_through(error: Exception) -> Iterator[None]:
+    """The block must raise what a callback of the test raised."""
+    try:
+        yield
+    except type(error) as raised:
+        assert raised.args == error.args, f"expected {error!r} from the callback, got {raised!r}"
+        return
+    raise AssertionError(f"expected {error!r} from the callback to pass through, but the call succeeded")
+
+
 def _assert_array(actual: Any, shape: tuple[int, ...], what: str) -> None:
     assert isinstance(actual, np.ndarray), f"{what}: expected an array, got {type(actual).__name__}"
     assert actual.shape == shape, f"{what}: expected shape {shape}, got {actual.shape}"

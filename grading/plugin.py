@@ -7,13 +7,14 @@
 import random
 import re
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from hypothesis import Phase
 from hypothesis.internal.conjecture import engine
 from hypothesis.reporting import with_reporter
 
@@ -64,6 +65,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(id): the requirement that a test checks")
+    if not config.pluginmanager.has_plugin("terminalreporter"):
+        config.option.tbstyle = "native"  # the others read sources to show them, and nobody looks
     if not any(isinstance(plugin, Judge) for plugin in config.pluginmanager.get_plugins()):
         options = config.option
         paths = [Path(path) for path in options.impl or [ROOT / "solution"]]
@@ -79,6 +82,31 @@ def pytest_configure(config: pytest.Config) -> None:
             diagnosis=not options.no_diagnosis,
         )
         config.pluginmanager.register(judge, "week3-judge")
+
+
+def only_benchmarks(config: pytest.Config) -> bool:
+    return bool(config.getoption("benchmark_only", False))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if only_benchmarks(config) and collection_path.match("test_*.py") else None
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Benches are collected where they are asked for, and nowhere else."""
+    asked = only_benchmarks(parent.config) and not parent.session.isinitpath(file_path)
+    if asked and file_path.match("bench_*.py"):
+        return pytest.Module.from_parent(parent, path=file_path)
+    return None
+
+
+def labelled(candidates: Iterable[Candidate]) -> dict[str, Candidate]:
+    """Each under its name, if that can stand in a node id and is no other's."""
+    found: dict[str, Candidate] = {}
+    for candidate in candidates:
+        plain = re.fullmatch(r"[\w.]{1,40}", candidate.name, re.ASCII) and candidate.name not in found
+        found[candidate.name if plain else f"impl{len(found)}"] = candidate
+    return found
 
 
 def topic_of(item: pytest.Item) -> str | None:
@@ -114,12 +142,11 @@ class Judge:
         started: Callable[[int], None] = lambda total: None,
         finished: Callable[[TestResult, str, str], None] = lambda result, requirement, candidate: None,
     ) -> None:
-        self.candidates = {candidate.name: candidate for candidate in candidates}
+        self.candidates = labelled(candidates)
         self.seed = seed
         self.topics = topics
         self.only = only
         self.diagnosis = diagnosis
-        self.shrink = shrink
         self.blobs = blobs or {}
         self.started = started
         self.finished = finished
@@ -135,6 +162,7 @@ class Judge:
             database=None,
             print_blob=True,
             report_multiple_bugs=False,
+            phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if shrink else [])],
             suppress_health_check=list(hypothesis.HealthCheck),
         )
         hypothesis.settings.load_profile("week3")
@@ -224,7 +252,7 @@ class Judge:
 
     def _shrink_seconds(self, candidate: str, requirement: str) -> float:
         first = (candidate, requirement) not in self.broken
-        return SHRINK_SECONDS if self.shrink and first else 0.0
+        return SHRINK_SECONDS if first else 0.0
 
     def _explain(self, failure: BaseException, result: TestResult, trial: "Trial", requirement: str) -> None:
         result.outcome = "error" if isinstance(failure, GivenUp) else "failed"
@@ -255,7 +283,8 @@ class Judge:
                 failure = call.excinfo.value if call.excinfo else GivenUp("the test did not run")
                 outcome: Outcome = "failed" if isinstance(failure, SubmissionError) else "error"
                 result = TestResult(node_of(item), outcome, message_of(failure, ""))
-            self.finished(result, requirement, item.callspec.params["impl"])  # type: ignore[attr-defined]
+            candidate = self.candidates[item.callspec.params["impl"]]  # type: ignore[attr-defined]
+            self.finished(result, requirement, candidate.name)
         return report
 
     def pytest_sessionfinish(self) -> None:

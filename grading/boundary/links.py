@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable
 
 from grading.boundary.failures import BoundaryFailure, ChannelClosed, DeadlinePassed, ProtocolViolation
-from grading.boundary.frames import Channel, Frame, Remaining
+from grading.boundary.frames import MAX_TOTAL, Channel, Frame, Remaining
 from grading.boundary.peer import Call, Inbox, Peer, Reply
 
 _CALLBACKS_AT_ONCE = 32
+_CALLBACK_BYTES = MAX_TOTAL // _CALLBACKS_AT_ONCE  # each may wait long, and keeps what it was given
 
 
 def forever() -> float:
@@ -78,6 +79,8 @@ class CallersLink:
     def _deliver(self, call: Call) -> None:
         if self._peer.hand_to_waiter(call):
             return
+        if sum(buffer.nbytes for buffer in call.buffers) > _CALLBACK_BYTES:
+            raise ProtocolViolation(f"a callback from a thread may bring {_CALLBACK_BYTES:,} bytes")
         if not self._callbacks.acquire(blocking=False):
             raise ProtocolViolation(f"more than {_CALLBACKS_AT_ONCE} callbacks at once from threads")
         threading.Thread(target=self._serve, args=(call,), daemon=True).start()

@@ -9,6 +9,8 @@ from types import ModuleType
 from grading.boundary.failures import NotAttempted, SubmissionError
 from grading.boundary.frameworks import FRAMEWORKS
 
+_MOST_SETTINGS = 1 << 16  # bytes of week3.toml
+
 
 def framework_of(folder: Path) -> str:
     """What the folder's `week3.toml` declares, "mlx" without one."""
@@ -16,8 +18,12 @@ def framework_of(folder: Path) -> str:
     if not settings.is_file():
         return "mlx"
     try:
-        framework = tomllib.loads(settings.read_text()).get("framework", "mlx")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        with settings.open("rb") as file:
+            text = file.read(_MOST_SETTINGS + 1)
+        if len(text) > _MOST_SETTINGS:
+            raise ValueError(f"it may have {_MOST_SETTINGS:,} bytes and has more")
+        framework = tomllib.loads(text.decode()).get("framework", "mlx")
+    except (OSError, ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise SubmissionError(f"week3.toml cannot be read: {error}") from None
     if framework not in FRAMEWORKS:
         known = ", ".join(FRAMEWORKS)

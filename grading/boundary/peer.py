@@ -128,6 +128,7 @@ class Peer:
         self.link: Link
         self.deliver: Callable[[Call], None] = self.serve
         self.call_seconds = float("inf")
+        self.ends_at = float("inf")  # when no call may go on, callbacks included
         self.classes = {} if classes is None else classes  # may be empty as yet, and fill
         self.exports = Exports() if exports is None else exports
         self.imports = Imports(self, remote_classes or {})
@@ -195,7 +196,11 @@ class Peer:
         if nested:
             self._clock.serving(-1)
         try:
-            return self._converse(inbox, request, lambda: deadline - self._clock.now())
+            return self._converse(
+                inbox,
+                request,
+                lambda: min(deadline - self._clock.now(), self.ends_at - time.monotonic()),
+            )
         except (ChannelClosed, DeadlinePassed, ProtocolViolation) as error:
             raise self.fail(error) from None
         except BaseException:  # Ctrl-C, pytest-timeout: a late reply must not meet a later call
@@ -232,7 +237,7 @@ class Peer:
         except (ProtocolViolation, UnknownObject) as violation:
             raise self.fail(ProtocolViolation(str(violation))) from None
         if text:
-            error.add_note(f"In the submission:\n{text}")
+            error.add_note(f"In the submission:\n{text[-_TRACEBACK:]}")
         raise error
 
     def fail(self, error: Exception) -> BoundaryFailure:

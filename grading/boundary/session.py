@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,9 +30,10 @@ from grading.boundary.failures import (
     ChannelClosed,
     DeadlinePassed,
     NotAttempted,
+    ProtocolViolation,
     WorkerDied,
 )
-from grading.boundary.frames import Channel
+from grading.boundary.frames import Channel, Frame
 from grading.boundary.links import CallersLink, connect
 from grading.boundary.peer import Exchange, Peer, as_it_is
 from grading.boundary.proxies import Namespace, proxy_classes
@@ -46,6 +48,7 @@ __all__ = ["Described", "InProcess", "Isolated", "Limits", "RecordedCall", "Sess
 START_SECONDS = 60.0  # importing PyTorch on a busy machine takes several
 _LAST_WORDS = 0.3  # killed sooner, a process that is dying would show the signal that killed it
 _TAIL = 2_000  # characters of its output that a failure quotes
+_MOST_RECORDED = 1 << 30  # bytes of the replies to one test, which are kept until the next begins
 
 _PROJECT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +73,8 @@ class Session(ABC):
         self._exports = Exports()
         self._ids = itertools.count(1)
         self._recorded: list[Exchange] | None = None
+        self._recorded_bytes = 0
+        self._ends_at = float("inf")
         self.namespace = Namespace(self._contract, self, self._classes)
 
     @property
@@ -97,9 +102,18 @@ class Session(ABC):
     def start_recording(self) -> None:
         """Forgets what was recorded and records from here on. Objects must be made after this."""
         self._recorded = []
+        self._recorded_bytes = 0
         self._exports.keep()
         if self._peer is not None:
-            self._peer.record = self._recorded.append
+            self._peer.record = self._record
+
+    def _record(self, exchange: Exchange) -> None:
+        assert self._recorded is not None
+        if isinstance(exchange.reply, Frame):
+            self._recorded_bytes += sum(buffer.nbytes for buffer in exchange.reply.buffers)
+            if self._recorded_bytes > _MOST_RECORDED:
+                raise ProtocolViolation(f"the results of one test may have {_MOST_RECORDED:,} bytes in all")
+        self._recorded.append(exchange)
 
     def trace(self) -> list[RecordedCall]:
         """The calls since `start_recording`, those made from callbacks left out."""
@@ -122,6 +136,12 @@ class Session(ABC):
 
     # ---- The connection. ----
 
+    def end_at(self, moment: float) -> None:
+        """No call goes on after this moment of `time.monotonic`, however quick each single one is."""
+        self._ends_at = moment
+        if self._peer is not None:
+            self._peer.ends_at = moment
+
     def peer(self) -> Peer:
         """A peer that works: a fresh one if the last has failed."""
         with self._opening:
@@ -135,6 +155,7 @@ class Session(ABC):
             return self._peer
 
     def _load(self, peer: Peer) -> None:
+        peer.ends_at = self._ends_at
         try:
             described = read_description(self._contract, peer.call(DESCRIBE, None, (), {}))
         except Exception as error:  # whatever the submission raises on import; the same for every test
@@ -143,7 +164,7 @@ class Session(ABC):
             self._description = described
         peer.call_seconds = self._call_seconds
         if self._recorded is not None:
-            peer.record = self._recorded.append
+            peer.record = self._record
 
     _call_seconds = float("inf")
 
@@ -275,6 +296,8 @@ class Isolated(Session):
         self.failures += 1
         if isinstance(error, DeadlinePassed):
             child.kill()
+            if time.monotonic() >= self._ends_at:
+                return CallTimeout("the submission used up the time for all its calls; its process was ended")
             return CallTimeout(f"the submission did not answer within {limit:g} s; its process was ended")
         if isinstance(error, ChannelClosed):
             status = child.exit_status(_LAST_WORDS)

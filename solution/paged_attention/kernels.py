@@ -19,7 +19,7 @@ from .checks import blocks_for
 FEW = 2  # queries of a sequence up to which visiting the blocks is faster than laying the keys out
 CHUNK = 64  # queries taken at once where there are many; a chunk does not compute the keys in its future
 WIDENED = 1 << 13  # keys of half precision held in float32 at once
-WORTH_A_THREAD = 1 << 17  # scores from which another thread gains more than it costs
+WORTH_A_THREAD = 1 << 15  # scores from which another thread gains more than it costs
 
 # Each CPU stream has one thread, so the kv heads are dealt out to several streams. Thread-local: a stream may
 # only be used on the thread that made it, and the caller may come from any.
@@ -49,12 +49,16 @@ class Pool:
     kv: range
 
     @property
+    def kv_heads(self) -> int:
+        return self.keys.shape[1]
+
+    @property
     def block_size(self) -> int:
         return self.keys.shape[2]
 
     def rows(self, blocks: mx.array) -> mx.array:
         """(n,) blocks -> (n, len(kv)) rows of `flat`."""
-        return blocks[:, None] * self.keys.shape[1] + mx.arange(self.kv.start, self.kv.stop, dtype=mx.uint32)
+        return blocks[:, None] * self.kv_heads + mx.arange(self.kv.start, self.kv.stop, dtype=mx.uint32)
 
     def flat(self) -> tuple[mx.array, mx.array]:
         """The pool as (num_blocks · kv_heads, block_size, head_dim)."""
@@ -68,7 +72,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Logits:
-    """How products of queries and keys become logits, and these weights."""
+    """How products of queries and keys become logits, and which of them count."""
 
     scale: float
     window: int | None
@@ -79,9 +83,11 @@ class Logits:
         scale = self.scale if self.softcap is None else self.scale / self.softcap
         return queries.astype(mx.float32) * scale
 
-    def sinks(self, kv_heads: int, kv: range) -> mx.array:
-        """(len(kv), heads // kv_heads)"""
-        return mx.unflatten(self.sink_logits, 0, (kv_heads, -1))[kv.start : kv.stop]
+    def sinks(self, kv_heads: int, group: int, kv: range) -> mx.array:
+        """(len(kv), group), −∞ where there are none."""
+        if self.sink_logits is None:
+            return mx.full((len(kv), group), -mx.inf)
+        return self.sink_logits.astype(mx.float32).reshape(kv_heads, group)[kv.start : kv.stop]
 
     def of(self, products: mx.array) -> mx.array:
         return products if self.softcap is None else mx.tanh(products) * self.softcap
@@ -105,6 +111,7 @@ def attend(
     """
     if queries.size == 0:
         return mx.array(queries)
+    heads = queries.shape[1]
     kv_heads, block_size, head_dim = key_blocks.shape[1:]
     logits = Logits(1 / sqrt(head_dim) if scale is None else scale, window, softcap, sink_logits)
     starts = np.cumsum([0] + [reach.count for reach in reaches]).tolist()
@@ -112,20 +119,22 @@ def attend(
     many = [(start, reach) for start, reach in zip(starts, reaches, strict=False) if reach.count > FEW]
     visits = list(_visits(few, block_size, window, None if queries.dtype == mx.float32 else WIDENED))
 
-    mx.eval(queries, key_blocks, value_blocks)  # or each stream would wait for the one that computes them
     parts = []
-    for stream, kv in _deal(kv_heads, queries.shape[1] * sum(reach.count * reach.context for reach in reaches)):
+    scores = heads * sum(reach.count * reach.context for reach in reaches)
+    # A stream that needs what another computes would wait until that one has done everything.
+    mx.eval(queries, key_blocks, value_blocks)
+    for stream, kv in _deal(kv_heads, scores):
         with mx.stream(stream):
             pool = Pool(key_blocks, value_blocks, kv)
-            mine = mx.unflatten(queries, 1, (kv_heads, -1))[:, kv.start : kv.stop]
-            out = mx.zeros(mine.shape)  # (tokens, kv, heads // kv_heads, head_dim)
+            mine = mx.unflatten(queries, 1, (kv_heads, heads // kv_heads))[:, kv.start : kv.stop]
+            out = mx.zeros(mine.shape)  # (tokens, kv, group, head_dim)
             for visit in visits:
                 out[visit.queries] = _attend_few(mine[visit.queries], pool, visit, logits)
             for start, reach in many:
                 rows = slice(start, start + reach.count)
                 out[rows] = _attend_many(mine[rows], pool, reach, logits)
-            parts.append(out.flatten(1, 2))
-    result = mx.concatenate(parts, axis=1).astype(queries.dtype)
+            parts.append(out)
+    result = mx.concatenate(parts, axis=1).flatten(1, 2).astype(queries.dtype)
     mx.eval(result)  # left lazy, it would own the pool too, and the next write would copy the pool
     return result
 
@@ -210,27 +219,22 @@ def _attend_few(queries: mx.array, pool: Pool, visits: Visits, logits: Logits) -
     if keys.dtype != mx.float32:  # gather_mm needs float32 on CPU, and rounds scores to its operands' dtype
         keys, values = (x.flatten(0, 1) for x in pool.widened(held))
         held = mx.arange(held.size, dtype=mx.uint32).reshape(held.shape)
-    held_by_head = mx.repeat(held, group, axis=1)  # (pairs, heads)
-    asks = row[:, None] * heads + mx.arange(heads, dtype=mx.uint32)  # (pairs, heads)
-
-    # One row a product: BLAS takes such a product on one thread and at memory speed. Products of `group` rows
-    # read each block once instead of `group` times, but from the cache, and wait for threads at every block.
-    products = mx.gather_mm(
-        logits.scaled(queries).reshape(rows * heads, 1, head_dim), keys.swapaxes(1, 2), asks, held_by_head
-    )
-    scores = logits.of(products).squeeze(2)  # (pairs, heads, block_size)
+    # One row a product. Products of `group` rows would read each block once instead of `group` times, but the
+    # other times it is in the cache, while a fast BLAS deals out even such small products to its threads.
+    held_by_head = mx.repeat(held, group, axis=1).flatten()  # (pairs · heads,)
+    asks = (row[:, None] * heads + mx.arange(heads, dtype=mx.uint32)).flatten()
+    asking = logits.scaled(queries).reshape(rows * heads, 1, head_dim)
+    products = mx.gather_mm(asking, keys.swapaxes(1, 2), asks, held_by_head)
+    scores = logits.of(products).reshape(-1, heads, pool.block_size)  # (pairs, heads, block_size)
     if edge.size:
         scores[edge] = mx.where(visits.seen[:, None], scores[edge], -mx.inf)
-    top = mx.full((rows, heads), -mx.inf).at[row].maximum(scores.max(axis=-1))
-    if logits.sinks is not None:
-        sinks = logits.sinks[pool.kv.start : pool.kv.stop].flatten()
-        top = mx.maximum(top, sinks)
+    sinks = mx.repeat(logits.sinks(pool.kv_heads, group, pool.kv).reshape(1, heads), rows, axis=0)
+    top = sinks.at[row].maximum(scores.max(axis=-1))  # (rows, heads)
     weights = exp(scores - top[row][..., None])  # (pairs, heads, block_size)
-    total = mx.zeros((rows, heads)).at[row].add(weights.sum(axis=-1))
-    if logits.sinks is not None:
-        total = total + exp(sinks - top)
+    total = exp(sinks - top).at[row].add(weights.sum(axis=-1))
 
-    mixed = mx.gather_mm(weights[:, :, None], values, rhs_indices=held_by_head).squeeze(2)
+    mixed = mx.gather_mm(weights.reshape(products.shape), values, rhs_indices=held_by_head)
+    mixed = mixed.reshape(-1, heads, head_dim)
     if edge.size:  # slots that are not seen may hold NaN, and 0 · NaN is NaN
         # (edges, kv, 1, block_size, head_dim)
         clean = mx.where(visits.seen[:, None, :, None], values[held[edge]], 0)[:, :, None]
@@ -250,9 +254,7 @@ def _attend_many(queries: mx.array, pool: Pool, reach: Reach, logits: Logits) ->
     blocks = mx.array(np.asarray(reach.table[first_block:end_block], np.uint32))
     keys, values = (x.flatten(1, 2) for x in pool.widened(pool.rows(blocks).T))  # (kv, keys, head_dim)
     origin = first_block * pool.block_size  # position of the first key laid out
-    sinks = None
-    if logits.sinks is not None:
-        sinks = logits.sinks[pool.kv.start : pool.kv.stop, :, None, None]
+    sinks = logits.sinks(pool.kv_heads, queries.shape[2], pool.kv)[..., None, None]
     queries = logits.scaled(queries).transpose(1, 2, 0, 3)  # (kv, group, count, head_dim)
     before = reach.context - reach.count  # position of the first query
     out = []
@@ -269,13 +271,9 @@ def _attend_many(queries: mx.array, pool: Pool, reach: Reach, logits: Logits) ->
         if logits.window is not None:
             seen = seen & (key > query - logits.window)
         scores[..., checked - oldest :] = mx.where(seen, scores[..., checked - oldest :], -mx.inf)
-        top = scores.max(axis=-1, keepdims=True)
-        if sinks is not None:
-            top = mx.maximum(top, sinks)
+        top = mx.maximum(scores.max(axis=-1, keepdims=True), sinks)
         weights = exp(scores - top)  # (kv, group, queries, keys)
-        total = weights.sum(axis=-1, keepdims=True)
-        if sinks is not None:
-            total = total + exp(sinks - top)
+        total = weights.sum(axis=-1, keepdims=True) + exp(sinks - top)
         mixed = weights.flatten(1, 2) @ values[:, visible]
         out.append(mx.unflatten(mixed, 1, chunk.shape[1:3]) / total)
     return mx.concatenate(out, axis=2).transpose(2, 0, 1, 3)
