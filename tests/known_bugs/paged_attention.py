@@ -1202,11 +1202,25 @@ bug(
     hint="Take a block when its first token comes.",
 )
 bug(
-    "PA-57",
+    "PA-50",
     "brings a fork back without a reference to the gang's blocks",
     old="                    self.pin(moved[block])\n",
     new="                    pass\n",
     hint="Each member holds a reference of its own.",
+)
+bug(
+    "PA-41",
+    "keeps the tokens of a truncated sequence",
+    old="        sequence.tokens = sequence.tokens[:length]\n",
+    new="",
+    hint="What was cut off is no part of the prefix of what comes next.",
+)
+bug(
+    "PA-57",
+    "lets a forked sequence write in place when it is alone in its reservation",
+    old="alone = self.refs[tail] == len(writers[tail]) and tail not in self.published",
+    new="alone = (len(writers) == 1 or self.refs[tail] == len(writers[tail])) and tail not in self.published",
+    hint="Those who do not write now still read the block.",
 )
 
 # Errors

@@ -15,7 +15,6 @@ from tests.suite.trials import verdicts
 
 # What only a callback of the test sees is in no answer, so the diagnosis cannot name these.
 SEEN_BY_CALLBACKS = {
-    "takes an adapter for a salt of the same name",
     "hands the hash salt and adapter without their kind",
     "hashes the whole sequence again at each commit",
     "hashes the parent's blocks again for a fork",

@@ -4,11 +4,13 @@ Heads, key heads, block size and head dimension are pairwise distinct, physical 
 on both sides of block boundaries.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
+
+from grading.matching import assert_identical
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -32,10 +34,7 @@ SHAPES = st.sampled_from([Shape(6, 2, 4, 8), Shape(6, 3, 5, 7), Shape(8, 2, 3, 5
 
 @dataclass(frozen=True)
 class Batch:
-    """The arguments of `paged_attention`, and the same keys and values without pages.
-
-    Iterating gives the six positional arguments. `sequences` holds each one's contiguous (keys, values).
-    """
+    """The arguments of `paged_attention`; iterating gives them in order."""
 
     queries: np.ndarray  # (sum(query_lens), heads, head_dim)
     key_blocks: np.ndarray  # (num_blocks, kv_heads, block_size, head_dim)
@@ -43,7 +42,6 @@ class Batch:
     block_tables: np.ndarray  # (sequences, max_blocks + 1)
     context_lens: np.ndarray
     query_lens: np.ndarray
-    sequences: list = field(repr=False)
 
     def __iter__(self):
         return iter(
@@ -65,14 +63,8 @@ class Batch:
             f"head_dim={head_dim}, dtype={self.queries.dtype}, block_tables={self.block_tables.tolist()})"
         )
 
-    def contiguous(self, attention, **options):
-        """Each sequence's output from `attention(queries, keys, values)` over its contiguous keys."""
-        outputs, start = [], 0
-        for (keys, values), m in zip(self.sequences, self.query_lens, strict=True):
-            if m > 0:
-                outputs.append(attention(self.queries[start : start + m], keys, values, **options))
-            start += m
-        return outputs
+    def _repr_pretty_(self, printer, cycle):
+        printer.text(repr(self))  # what Hypothesis prints; it would spell the arrays out
 
     def with_unwritten_slots(self, value):
         """The same batch; every slot that holds no token holds `value`."""
@@ -111,21 +103,13 @@ def ragged_batch(shape, context_lens, query_lens, seed, *, dtype="float32", magn
     key_blocks = normal(rng, pool, dtype, magnitude)
     value_blocks = normal(rng, pool, dtype)
     block_tables = np.zeros((len(context_lens), max(counts, default=0) + 1), np.int32)
-    sequences, taken = [], 0
-    for row, n, count in zip(block_tables, context_lens, counts, strict=True):
+    taken = 0
+    for row, count in zip(block_tables, counts, strict=True):
         row[:count] = ids[taken : taken + count]
         taken += count
-        sequences.append(
-            tuple(
-                np.swapaxes(blocks[row[:count]], 1, 2).reshape(count * size, shape.kv_heads, shape.head_dim)[
-                    :n
-                ]
-                for blocks in (key_blocks, value_blocks)
-            )
-        )
     queries = normal(rng, (sum(query_lens), shape.heads, shape.head_dim), dtype, magnitude)
     lens = np.array(context_lens, np.int32), np.array(query_lens, np.int32)
-    return Batch(queries, key_blocks, value_blocks, block_tables, *lens, sequences)
+    return Batch(queries, key_blocks, value_blocks, block_tables, *lens)
 
 
 def normal(rng, shape, dtype="float32", magnitude=1.0):
@@ -175,3 +159,39 @@ def query_rows(count, seed, dtype="float32"):
 def joined(*parts):
     """Several (keys, values) one after another."""
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+def written_by_hand(rows, slots, blocks):
+    blocks = blocks.copy()
+    for row, slot in zip(rows, slots, strict=True):
+        if slot >= 0:
+            blocks[slot // blocks.shape[2], :, slot % blocks.shape[2]] = row
+    return blocks
+
+
+B = 4
+
+
+def caching(impl, num_blocks=20, **options):
+    return impl.PagedKVCache(num_blocks, B, KV_HEADS, HEAD_DIM, prefix_caching=True, **options)
+
+
+def rows_of(tokens, history=()):
+    """Keys and values that depend on each token and on all before it, as in a real model."""
+    parts = [rows(0, 0)]
+    for end in range(len(history) + 1, len(history) + len(tokens) + 1):
+        parts.append(rows(1, [token + 1 for token in (*history, *tokens)[:end]]))
+    return joined(*parts)
+
+
+def run(cache, seq_id, tokens, **extras):
+    """Adds a sequence, computes what is not cached, and returns how much was."""
+    hit = cache.add(seq_id, tokens, **extras)
+    cache.append(seq_id, *rows_of(tokens[hit:], tokens[:hit]), tokens=tokens[hit:])
+    return hit
+
+
+def assert_content(cache, seq_id, tokens):
+    keys, values = rows_of(tokens)
+    assert_identical(cache.gather(seq_id)[0], keys, f"keys of {seq_id}")
+    assert_identical(cache.gather(seq_id)[1], values, f"values of {seq_id}")

@@ -1,0 +1,152 @@
+"""A bug is named in code of another structure than the reference: the PyTorch alternative, edited."""
+
+import pytest
+
+from grading.candidates import in_process
+from grading.clone import ROOT
+from tests.suite.trials import verdicts
+
+ALTERNATIVE = ROOT / "tests" / "alternatives"
+
+# requirement, title of the known bug, then pairs: a line of the alternative, what it became
+DELIBERATE = [
+    (
+        "PA-01",
+        "takes the logical block for the physical one",
+        "slots.append(block_table[page] * block_size + offset)",
+        "slots.append(position)",
+    ),
+    (
+        "PA-03",
+        "lets a negative slot count from the end of the pool",
+        "torch.where(slots < 0, spare, slots)",
+        "torch.where(slots < 0, spare + slots, slots)",
+    ),
+    (
+        "PA-04",
+        "calls a full last page empty",
+        "last_page_len=torch.tensor([(n - 1) % block_size + 1 for n in lengths]",
+        "last_page_len=torch.tensor([n % block_size for n in lengths]",
+    ),
+    (
+        "PA-06",
+        "aligns the causal mask to the top left",
+        "own, position = torch.arange(n - m, n)[:, None]",
+        "own, position = torch.arange(m)[:, None]",
+    ),
+    (
+        "PA-09",
+        "spreads query heads over key heads in turn",
+        "k = keys.float().repeat_interleave(heads // kv_heads, dim=1).transpose(0, 1)"
+        "  # (heads, n, head_dim)\n"
+        "    v = values.float().repeat_interleave(heads // kv_heads, dim=1).transpose(0, 1)",
+        "k = keys.float().repeat(1, heads // kv_heads, 1).transpose(0, 1)\n"
+        "    v = values.float().repeat(1, heads // kv_heads, 1).transpose(0, 1)",
+    ),
+    (
+        "PA-10",
+        "ignores the scale it is given",
+        "scale = head_dim**-0.5 if scale is None else scale",
+        "scale = head_dim**-0.5",
+    ),
+    (
+        "PA-12",
+        "does not multiply by the cap again",
+        "scores = softcap * torch.tanh(scores / softcap)",
+        "scores = torch.tanh(scores / softcap)",
+    ),
+    ("PA-13", "scales the sink logits", "top = sink_logits.float()[", "top = (scale * sink_logits.float())["),
+    (
+        "PA-19",
+        "hands out fewer blocks than asked for",
+        "        blocks = [self._free.pop() for _ in range(n)]\n",
+        "        blocks = [self._free.pop() for _ in range(min(n, len(self._free)))]\n",
+        "if n > len(self._free):",
+        "if not self._free:",
+    ),
+    (
+        "PA-30",
+        "gives back the block in which the cut lies",
+        "kept = -(-length // self._block_size)\n        first",
+        "kept = length // self._block_size\n        first",
+    ),
+    (
+        "PA-31",
+        "does not count the child as a reader",
+        "        self._blocks.hold([block for block in source.table if block is not None])\n        copies",
+        "        copies",
+    ),
+    (
+        "PA-37",
+        "lets a whole prompt come from the cache",
+        "for index in range((len(tokens) - 1) // self._block_size):",
+        "for index in range(len(tokens) // self._block_size):",
+    ),
+    (
+        "PA-43",
+        "evicts parents before their children",
+        "for block in reversed(blocks):",
+        "for block in blocks:",
+    ),
+    (
+        "PA-47",
+        "does not count swapped-out sequences as users",
+        "any(sequence.length for sequence in self._sequences.values())",
+        "any(sequence.length for sequence in self._sequences.values() if sequence.gang is None)",
+    ),
+    (
+        "PA-49",
+        "swaps the keys but not the values",
+        "self._slots_of(place[block]).copy_(sequences[0].gang.content[block])",
+        "self._slots_of(place[block])[:, :, 0].copy_(sequences[0].gang.content[block][:, :, 0])",
+    ),
+]
+
+
+def changed(folder, *edits):
+    """The alternative with these edits, as a submission in `folder`."""
+    source = (ALTERNATIVE / "paged_attention.py").read_text(encoding="utf-8")
+    for old, new in edits:
+        assert source.count(old) == 1, f"{source.count(old)} matches, expected 1: {old!r}"
+        source = source.replace(old, new)
+    (folder / "paged_attention.py").write_text(source, encoding="utf-8")
+    (folder / "week3.toml").write_text(
+        (ALTERNATIVE / "week3.toml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    return in_process(folder)
+
+
+def failures(candidate, requirement, **options):
+    (results,) = verdicts([candidate], "paged_attention", only=frozenset({requirement}), **options).values()
+    return [result for _, result in results if result.outcome == "failed"]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("case", DELIBERATE, ids=[case[0] for case in DELIBERATE])
+def test_a_deliberate_bug_is_named(tmp_path, case, seed):
+    requirement, title, *lines = case
+    edits = zip(lines[::2], lines[1::2], strict=True)
+    failed = failures(changed(tmp_path, *edits), requirement, diagnosis=True, seed=seed)
+    assert failed, "no test saw it"
+    assert any(title in result.diagnosis for result in failed), [result.diagnosis for result in failed]
+
+
+def test_an_unknown_bug_gets_no_name_but_the_first_difference(tmp_path):
+    strange = changed(
+        tmp_path,
+        (
+            "return out.transpose(0, 1).to(queries.dtype)",
+            "return 1.01 * out.transpose(0, 1).to(queries.dtype)",
+        ),
+    )
+    failed = failures(strange, "PA-05", diagnosis=True)
+    assert failed and not any(result.diagnosis for result in failed)
+    assert "result[0, 0, 0]: expected " in failed[0].message
+    assert "smallest input: case=Batch(context_lens=[" in failed[0].message
+
+
+def test_a_message_names_the_smallest_input(tmp_path):
+    wrong = changed(tmp_path, DELIBERATE[0][2:])
+    (result, *_) = failures(wrong, "PA-01")
+    assert "smallest input: case=(" in result.message
+    assert "or any other" not in result.message
