@@ -64,7 +64,7 @@ def new(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path("code/week
     print(f"{folder}: {', '.join(path.name for path in written)}\n\nStart with {first.id} · {first.title}\n")
     print(f"  week3 explain {first.id}")
     print(f"  week3 grade {folder}")
-    print(f"  pytest -k week3 --impl {folder} --requirement {first.id}")
+    print(f"  pytest -k week3 --impl={folder} --requirement {first.id}")
 
 
 @app.command()

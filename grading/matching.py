@@ -12,6 +12,7 @@ from spec import SpecError
 
 def assert_matches(actual: Any, expected: Expected, what: str = "result") -> None:
     """A float array within the allowance that the input implies. NaN never matches."""
+    __tracebackhide__ = True
     _assert_array(actual, expected.value.shape, what)
     assert actual.dtype == expected.dtype, f"{what}: expected dtype {expected.dtype}, got {actual.dtype}"
     error = np.abs(actual.astype(np.float64) - expected.value)
@@ -26,6 +27,7 @@ def assert_matches(actual: Any, expected: Expected, what: str = "result") -> Non
 
 def assert_identical(actual: Any, expected: np.ndarray, what: str = "result") -> None:
     """The same bits: for what is copied or gathered, not computed."""
+    __tracebackhide__ = True
     _assert_array(actual, expected.shape, what)
     assert actual.dtype == expected.dtype, f"{what}: expected dtype {expected.dtype}, got {actual.dtype}"
     bits = f"u{expected.dtype.itemsize}"
@@ -40,6 +42,7 @@ def assert_identical(actual: Any, expected: np.ndarray, what: str = "result") ->
 
 def assert_integers(actual: Any, expected: Any, what: str = "result") -> None:
     """The same whole numbers, in any integer dtype."""
+    __tracebackhide__ = True
     expected = np.asarray(expected)
     _assert_array(actual, expected.shape, what)
     assert actual.dtype.kind in "iu", f"{what}: expected integers, got dtype {actual.dtype}"
@@ -48,6 +51,7 @@ def assert_integers(actual: Any, expected: Any, what: str = "result") -> None:
 
 def assert_equal(actual: Any, expected: Any, what: str = "result") -> None:
     """The same plain value, of the same type: True is not 1."""
+    __tracebackhide__ = True
     assert type(actual) is type(expected), (
         f"{what}: expected {type(expected).__name__} {expected!r}, got {type(actual).__name__} {actual!r}"
     )
@@ -57,6 +61,7 @@ def assert_equal(actual: Any, expected: Any, what: str = "result") -> None:
 @contextmanager
 def refused(error: type[SpecError], *arguments: str) -> Iterator[None]:
     """The block must raise exactly this contract error, and its message name one of the arguments."""
+    __tracebackhide__ = True
     about = f"{error.__name__} about {' or '.join(arguments)}" if arguments else error.__name__
     try:
         yield
@@ -72,6 +77,7 @@ def refused(error: type[SpecError], *arguments: str) -> Iterator[None]:
 @contextmanager
 def passed_through(error: Exception) -> Iterator[None]:
     """The block must raise what a callback of the test raised."""
+    __tracebackhide__ = True
     try:
         yield
     except type(error) as raised:
@@ -81,6 +87,7 @@ def passed_through(error: Exception) -> Iterator[None]:
 
 
 def _assert_array(actual: Any, shape: tuple[int, ...], what: str) -> None:
+    __tracebackhide__ = True
     assert isinstance(actual, np.ndarray), f"{what}: expected an array, got {type(actual).__name__}"
     assert actual.shape == shape, f"{what}: expected shape {shape}, got {actual.shape}"
 

@@ -1,6 +1,6 @@
 """The pytest plugin: which implementation a test sees, with which seed, and what its failure is called.
 
-`pytest -k week3` judges `solution/`; `--impl PATH` judges another, in process, so that a debugger works.
+`pytest -k week3` judges `solution/`; `--impl=PATH` judges another, in process, so that a debugger works.
 `grading.grade` brings its own `Judge`, with the submission in a sandbox.
 """
 
@@ -16,6 +16,7 @@ import hypothesis
 import pytest
 from hypothesis import Phase
 from hypothesis.internal.conjecture import engine, providers
+from hypothesis.internal.constants_ast import Constants
 from hypothesis.reporting import with_reporter
 
 from grading.boundary.failures import (
@@ -65,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(id): the requirement that a test checks")
-    if not config.pluginmanager.has_plugin("terminalreporter"):
+    if config.pluginmanager.is_blocked("terminal"):
         config.option.tbstyle = "native"  # the others read sources to show them, and nobody looks
     if not any(isinstance(plugin, Judge) for plugin in config.pluginmanager.get_plugins()):
         options = config.option
@@ -156,7 +157,7 @@ class Judge:
         self.interrupted = False
         hypothesis.core.global_force_seed = seed  # type: ignore[assignment]
         # Numbers found in modules that happen to be loaded, a submission's too, must not change the inputs.
-        providers._get_local_constants = type(providers._get_local_constants())
+        providers._get_local_constants = Constants
         hypothesis.settings.register_profile(
             "week3",
             max_examples=EXAMPLES * (6 if thorough else 1),
@@ -227,6 +228,7 @@ class Judge:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+        __tracebackhide__ = True
         requirement = requirement_of(pyfuncitem)
         if requirement is None:
             return (yield)
@@ -395,6 +397,7 @@ class recorded:
     def _watched(self, test: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(test)
         def run(*args: Any, **options: Any) -> Any:
+            __tracebackhide__ = True
             self.session.start_recording()
             try:
                 return test(*args, **options)

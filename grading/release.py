@@ -19,7 +19,7 @@ Build the parts of an LLM server that make it fast, against a specification that
 The scorecard names the next function to write. For any requirement on it:
 
     week3 explain PA-01                                             what must hold; --hint helps
-    pytest -k week3 --impl code/week3 --requirement PA-01           its tests, with a debugger
+    pytest -k week3 --impl=code/week3 --requirement PA-01           its tests, with a debugger
 
 On Linux without a GPU, install PyTorch first, in the build its "Get started" page shows for CPU.
 `week3 doctor` says what else is missing.

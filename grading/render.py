@@ -167,7 +167,7 @@ def _commands(report: Report, result: RequirementResult, console: Console, json_
     lines = [(f"week3 explain {result.id}", "what must hold; --hint, --spoil")]
     if json_file and not Root(result, 0).unwritten:
         lines.append((f"week3 replay {json_file} {result.id}", "its failing inputs again"))
-    lines.append((f"pytest -k week3 --impl {path} --requirement {result.id}", "its tests in a debugger"))
+    lines.append((f"pytest -k week3 --impl={path} --requirement {result.id}", "its tests in a debugger"))
     lines.append((f"week3 grade {path} --seed {report.seed}", "this run again"))
     width = max(len(command) for command, _ in lines)
     console.print()

@@ -90,7 +90,7 @@ def test_the_card_names_the_bug_its_hint_and_the_commands_to_go_on(tmp_path):
         "1 more wait for this.",
         "week3 explain PA-05",
         "week3 replay report.json PA-05",
-        "pytest -k week3 --impl code/week3 --requirement PA-05",
+        "pytest -k week3 --impl=code/week3 --requirement PA-05",
         "week3 grade code/week3 --seed 7",
     ):
         assert line in text
