@@ -320,7 +320,9 @@ class Isolated(Session):
 
 
 def _ended(status: str) -> str:
-    return "hung up on the tests while running" if status == "still running" else status
+    if status == "still running":
+        return "hung up on the tests while running"
+    return f"was {status}" if status.startswith("killed") else status
 
 
 def _stage(place: Path) -> None:

@@ -102,6 +102,7 @@ def test_a_free_block_cannot_be_shared(impl):
 def test_any_free_blocks_will_do(impl, keep):
     pool = impl.BlockAllocator(8, 2)
     blocks = pool.allocate(8)
+    assert_equal(len(blocks), 8, "blocks handed out")
     released = [block for i, block in enumerate(blocks) if i not in keep]
     pool.release(released)
     assert_equal(sorted(pool.allocate(len(released))), sorted(released), "the free blocks")

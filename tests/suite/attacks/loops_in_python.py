@@ -1,0 +1,6 @@
+"""Never answers."""
+
+
+def attack():
+    while True:
+        pass

@@ -1,0 +1,5 @@
+"""Raises what an `except Exception` lets through."""
+
+
+def attack():
+    raise GeneratorExit
