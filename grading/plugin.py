@@ -242,6 +242,7 @@ class Judge:
         engine.MAX_SHRINKING_SECONDS = self._shrink_seconds(name, requirement)  # type: ignore[assignment]
         trial.begun = time.monotonic()
         try:
+            trial.session.end_at(trial.begun + TOPIC_SECONDS - trial.seconds)
             trial.check()
             with recorded(pyfuncitem, trial, self.blobs.get(result.node)), with_reporter(silent):
                 return (yield)
