@@ -4,7 +4,9 @@ The calls of the failing test are made again on the reference and on each known 
 named if it explains every answer that the submission gave and one of them is wrong.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -15,6 +17,7 @@ from grading.boundary.failures import BoundaryFailure
 from grading.boundary.trace import RecordedCall, Reference
 from grading.bugs import Bug, free_choices, known_bugs, reference
 from grading.tolerance import allowance
+from grading.trees import leaves, mapped
 from grading.truth import FLOAT32_INSIDE, is_float_array
 
 Resolve = Callable[[Reference], Any]  # the callback of the test behind a reference in a trace
@@ -26,8 +29,8 @@ class FreeChoices(Protocol):
     `tests/known_bugs/<topic>.py` may define a class of this name; one object follows one implementation.
     """
 
-    def arguments(self, call: RecordedCall) -> tuple[Any, ...]:
-        """The arguments that mean for this implementation what they meant for the submission."""
+    def arguments(self, call: RecordedCall) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, by position and by name, that mean here what they meant for the submission."""
 
     def answer(self, call: RecordedCall, answer: Any) -> Any:
         """The answer in a form that is the same for every right implementation."""
@@ -69,23 +72,42 @@ def answers(
 ) -> list[Any]:
     """What `module` answers to the same calls; an exception it raises is its answer."""
     objects: dict[str | None, Any] = {}
-    found = []
-    for call in trace:
+
+    def again(call: RecordedCall, args: Any, options: Any) -> Any:
         owner, _, method = call.name.partition(".")
-        args = [copied(argument, resolve) for argument in choices.arguments(call)]
-        options = {name: copied(value, resolve) for name, value in call.kwargs.items()}
-        answer: Any
         try:
             with np.errstate(all="ignore"):
                 target = getattr(objects[call.object_id], method) if method else getattr(module, owner)
-                answer = target(*args, **options)
+                return target(*args, **options)
         except Exception as error:  # whatever a defect leads to is what it shows
-            answer = error
-        if not method and call.object_id is not None and not isinstance(answer, Exception):
-            objects[call.object_id] = answer
-            answer = None
-        found.append(comparable(call, answer, choices))
+            return error
+
+    found = []
+    for calls in at_once(trace):
+        prepared = [mapped(lambda leaf: copied(leaf, resolve), choices.arguments(call)) for call in calls]
+        if len(calls) == 1:
+            given = [again(calls[0], *prepared[0])]
+        else:
+            with ThreadPoolExecutor(len(calls)) as threads:
+                given = list(threads.map(again, calls, *zip(*prepared, strict=True)))
+        for call, answer in zip(calls, given, strict=True):
+            if "." not in call.name and call.object_id is not None and not isinstance(answer, Exception):
+                objects[call.object_id] = answer
+                answer = None
+            found.append(comparable(call, answer, choices))
     return found
+
+
+def at_once(trace: Sequence[RecordedCall]) -> Iterator[list[RecordedCall]]:
+    """The calls in order; those that ran at the same time, perhaps waiting for each other, together."""
+    together: list[RecordedCall] = []
+    for call in trace:
+        if together and call.begun >= max(other.ended for other in together):
+            yield together
+            together = []
+        together.append(call)
+    if together:
+        yield together
 
 
 def comparable(call: RecordedCall, answer: Any, choices: FreeChoices) -> Any:
@@ -100,25 +122,48 @@ def copied(value: Any, resolve: Resolve) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def tolerance(truth: Any, plain: Any) -> float:
-    alike = is_float_array(truth) and is_float_array(plain) and truth.shape == plain.shape
-    return allowance(truth, plain) if alike else 0.0
+def tolerance(truth: Any, plain: Any) -> list[float]:
+    """For each leaf of the answer, how far another right one may be from it."""
+    return [leaf_tolerance(*pair) for pair in zip(leaves(truth), leaves(plain), strict=False)]
 
 
-def same(a: Any, b: Any, allowed: float, *, dtypes: bool = False) -> bool:
-    """Whether two answers are the same up to the allowance; two errors are if their classes are.
+def leaf_tolerance(truth: Any, plain: Any) -> float:
+    if not is_float_array(truth) or not is_float_array(plain) or truth.shape != plain.shape:
+        return 0.0
+    finite = np.isfinite(truth) & np.isfinite(plain)
+    return allowance(np.where(finite, truth, 0), np.where(finite, plain, 0).astype(plain.dtype))
 
-    dtypes: integers must have the same one, as they must in the fields of a dataclass.
+
+def same(a: Any, b: Any, allowed: Sequence[float]) -> bool:
+    """Whether two answers are the same up to the allowances of their leaves.
+
+    Two errors are if their classes are. Integers in a dataclass must have the same dtype.
     """
     if isinstance(a, Exception) or isinstance(b, Exception):
         return type(a) is type(b)
+    if skeleton(a) != skeleton(b):
+        return False
+    dtypes = is_dataclass(a)
+    limits = itertools.chain(allowed, itertools.repeat(0.0))
+    pairs = zip(leaves(a), leaves(b), strict=True)
+    return all(same_leaf(x, y, limit, dtypes) for (x, y), limit in zip(pairs, limits, strict=False))
+
+
+def skeleton(value: Any) -> Any:
+    """The types and keys of a tree; a list is as good as a tuple."""
+    if is_dataclass(value):
+        return type(value), [skeleton(getattr(value, f.name)) for f in fields(value)]
+    if isinstance(value, (list, tuple)):
+        return [skeleton(each) for each in value]
+    if isinstance(value, dict):
+        return {key: skeleton(each) for key, each in value.items()}
+    return type(value)
+
+
+def same_leaf(a: Any, b: Any, allowed: float, dtypes: bool) -> bool:
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return same_array(a, b, allowed, dtypes)
-    if is_dataclass(a) and type(a) is type(b):
-        return all(same(getattr(a, f.name), getattr(b, f.name), allowed, dtypes=True) for f in fields(a))
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y, allowed) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and bool(a == b)
+    return bool(a == b)
 
 
 def same_array(a: np.ndarray, b: np.ndarray, allowed: float, dtypes: bool) -> bool:

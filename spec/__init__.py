@@ -3,6 +3,7 @@
 A submission may import this package and nothing else of the project.
 """
 
+from spec.collective import Collective
 from spec.errors import (
     CallbackError,
     CannotTruncate,
@@ -16,6 +17,7 @@ from spec.errors import (
 __all__ = [
     "CallbackError",
     "CannotTruncate",
+    "Collective",
     "InvalidArgument",
     "NotSupported",
     "OutOfBlocks",

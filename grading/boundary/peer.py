@@ -73,10 +73,12 @@ class Link(Protocol):
 
 @dataclass(frozen=True)
 class Exchange:
-    """A call as bytes, and the reply to it, or why there is none."""
+    """A call as bytes, and the reply to it, or why there is none. begun, ended: nanoseconds of one clock."""
 
     request: Frame
     reply: Frame | Exception
+    begun: int = 0
+    ended: int = 0
 
 
 class Clock:
@@ -177,12 +179,13 @@ class Peer:
         if self.record is None or within is not None:
             return self._result(self._exchange(call_id, request))
         request = request.copy()  # the caller may change its arrays later
+        begun = time.monotonic_ns()
         try:
             reply = self._exchange(call_id, request)
         except Exception as failure:
-            self.record(Exchange(request, failure))
+            self.record(Exchange(request, failure, begun, time.monotonic_ns()))
             raise
-        self.record(Exchange(request, reply.frame.copy()))
+        self.record(Exchange(request, reply.frame.copy(), begun, time.monotonic_ns()))
         return self._result(reply)
 
     def _exchange(self, call_id: int, request: Frame) -> Reply:

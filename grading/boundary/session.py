@@ -117,7 +117,8 @@ class Session(ABC):
 
     def trace(self) -> list[RecordedCall]:
         """The calls since `start_recording`, those made from callbacks left out."""
-        return read_trace(self._vocabulary, self._recorded or [])
+        in_order = sorted(self._recorded or [], key=lambda exchange: exchange.begun)
+        return read_trace(self._vocabulary, in_order)
 
     def replay(self, other: "Session") -> list[RecordedCall]:
         """The same calls with what `other` makes of them: the same bytes, in the order they were sent.

@@ -24,6 +24,7 @@ class RecordedCall:
     name: "paged_attention", "PagedKVCache" (made here, as `object_id`), "PagedKVCache.append",
         "callable" (a function that the submission returned), "Stream.next".
     value: what came back, None if `error` was raised.
+    begun, ended: nanoseconds of one clock.
     """
 
     name: str
@@ -32,6 +33,8 @@ class RecordedCall:
     kwargs: dict[str, Any]
     value: Any
     error: Exception | None
+    begun: int = 0
+    ended: int = 0
 
 
 class _Snapshots:
@@ -64,7 +67,7 @@ def _read(vocabulary: Vocabulary, exchanges: list[Exchange]) -> Iterator[Recorde
         args, kwargs = (unpacker.unpack(tree) for tree in arguments)
         made = str(call_id) if name in vocabulary.classes else object_id
         value, error = _outcome(vocabulary, snapshots, exchange.reply)
-        yield RecordedCall(name, made, args, kwargs, value, error)
+        yield RecordedCall(name, made, args, kwargs, value, error, exchange.begun, exchange.ended)
 
 
 def _outcome(

@@ -32,11 +32,11 @@ class FreeChoices:
 
     def arguments(self, call):
         if call.name not in TAKES_IDS or not call.args:
-            return call.args
+            return call.args, call.kwargs
         blocks, *others = call.args
         if isinstance(blocks, int):
-            return (self.own.get(blocks, blocks), *others)
-        return ([self.own.get(block, block) for block in blocks], *others)
+            return (self.own.get(blocks, blocks), *others), call.kwargs
+        return ([self.own.get(block, block) for block in blocks], *others), call.kwargs
 
     def answer(self, call, answer):
         if call.name in ("BlockAllocator", "PagedKVCache"):
