@@ -5,17 +5,20 @@ named if it explains every answer that the submission gave and one of them is wr
 """
 
 import itertools
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 
 from grading.boundary.failures import BoundaryFailure
 from grading.boundary.trace import RecordedCall, Reference
-from grading.bugs import Bug, free_choices, known_bugs, reference
+from grading.bugs import Bug, edited_functions, free_choices, known_bugs, reference
 from grading.tolerance import allowance
 from grading.trees import leaves, mapped
 from grading.truth import FLOAT32_INSIDE, is_float_array
@@ -46,25 +49,43 @@ def diagnose(topic: str, trace: Sequence[RecordedCall], resolve: Resolve) -> lis
         for seen in [choices()]
         for call in trace
     ]
-    truth = answers(reference(topic), trace, resolve, choices())
+    module = reference(topic)
+    with functions_called(module) as called:
+        truth = answers(module, trace, resolve, choices())
     plain = answers(reference(topic, FLOAT32_INSIDE), trace, resolve, choices())
     allowed = [tolerance(a, b) for a, b in zip(truth, plain, strict=True)]
     wrong = [i for i, expected in enumerate(truth) if not same(submitted[i], expected, allowed[i])]
     if not wrong:
         return []
     end = wrong[-1] + 1
-    return [
-        bug
-        for bug in known_bugs(topic)
-        if all(
-            map(
-                same,
-                submitted[:end],
-                answers(reference(topic, bug), trace[:end], resolve, choices()),
-                allowed,
-            )
-        )
-    ]
+
+    def explains(bug: Bug) -> bool:
+        edited = edited_functions(topic, bug)
+        if edited is not None and not edited & called:
+            return False  # it would answer as the truth does
+        found = answers(reference(topic, bug), trace[:end], resolve, choices())
+        return all(map(same, submitted[:end], found, allowed))
+
+    return [bug for bug in known_bugs(topic) if explains(bug)]
+
+
+@contextmanager
+def functions_called(module: ModuleType) -> Iterator[set[int]]:
+    """The functions of a module that run meanwhile, by their first line."""
+    called: set[int] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename == module.__name__:
+            called.add(frame.f_code.co_firstlineno)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    threading.setprofile(note)
+    try:
+        yield called
+    finally:
+        sys.setprofile(before)
+        threading.setprofile(None)
 
 
 def answers(

@@ -1,5 +1,6 @@
 """The comparisons that tests make. Each failure says where, what was expected and what came."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,7 +67,7 @@ def refused(error: type[SpecError], *arguments: str) -> Iterator[None]:
     try:
         yield
     except error as raised:
-        named = not arguments or any(argument in str(raised) for argument in arguments)
+        named = not arguments or any(re.search(rf"\b{each}", str(raised)) for each in arguments)
         assert named, f"expected {about}, but the message does not name it: {str(raised)!r}"
         return
     except SpecError as raised:

@@ -45,7 +45,8 @@ def softmax(row):
 
 
 def sigmoid(row):
-    return np.exp(-np.logaddexp(0, -row))  # 1 / (1 + exp(−row)), without overflow
+    small = np.exp(-np.abs(row))  # 1 / (1 + exp(−row)), without overflow
+    return np.where(row >= 0, 1, small) / (1 + small)
 
 
 def best(values, count):
@@ -155,9 +156,8 @@ def dispatch(experts, n_experts, capacity=None, *, mask=None, segments=None, pri
     mask = np.ones(tokens, bool) if mask is None else mask
     segments = np.zeros(tokens, int) if segments is None else segments
     check_ids(experts[mask], n_experts)
-    expect((segments[mask] >= 0).all(), "segments", "at least 0", segments)
-    last = segments[mask].max(initial=0)
-    rooms = [capacity] * (last + 1) if capacity is None or np.ndim(capacity) == 0 else list(capacity)
+    last = segments[mask].max(initial=-1)
+    rooms = [capacity] * (last + 1) if np.ndim(capacity) == 0 else list(capacity)
     expect(last < len(rooms), "capacity", f"one for each of {last + 1} segments", len(rooms))
     expect(all(room is None or room >= 0 for room in rooms), "capacity", "at least 0", capacity)
     check_priority(priority)
@@ -184,6 +184,8 @@ def dispatch(experts, n_experts, capacity=None, *, mask=None, segments=None, pri
 def check_tokens(tokens, mask, segments):
     expect(mask is None or mask.shape == (tokens,), "mask", f"shape ({tokens},)", mask)
     expect(segments is None or segments.shape == (tokens,), "segments", f"shape ({tokens},)", segments)
+    counted = segments if segments is None or mask is None else segments[mask]
+    expect(counted is None or (counted >= 0).all(), "segments", "at least 0", segments)
 
 
 def check_ids(experts, n_experts):
@@ -337,7 +339,11 @@ def check_experts(experts, count, width):
     expect(experts.activation in known, "activation", " or ".join(known), experts.activation)
     complete = experts.activation != "swigluoai" or experts.gate is not None
     expect(complete, "gate", "one with swigluoai", None)
-    inner = shape_of(experts, "up")[1]
+    shape = shape_of(experts, "up")
+    expect(len(shape) == 3, "up", "3 axes", shape)
+    inner = shape[1]
+    gated_bias = experts.gate is None and experts.gate_bias is not None
+    expect(not gated_bias, "gate_bias", "None without a gate", "an array")
     for name, shape in (("gate", (inner, width)), ("up", (inner, width)), ("down", (width, inner))):
         if getattr(experts, name) is not None:
             actual = shape_of(experts, name)
@@ -576,23 +582,20 @@ def expert_parallel_ffn(
 
 # What transformers' configuration classes assume where a config.json says nothing.
 DEFAULTS = {
-    "mixtral": {"num_experts_per_tok": 2, "num_local_experts": 8},
+    "mixtral": {"num_experts_per_tok": 2},
     "qwen2_moe": {
         "num_experts_per_tok": 4,
-        "num_experts": 60,
         "norm_topk_prob": False,
         "decoder_sparse_step": 1,
         "mlp_only_layers": None,
     },
     "qwen3_moe": {
         "num_experts_per_tok": 8,
-        "num_experts": 128,
         "norm_topk_prob": False,
         "decoder_sparse_step": 1,
         "mlp_only_layers": None,
     },
     "deepseek_v2": {
-        "n_routed_experts": 64,
         "n_shared_experts": 2,
         "topk_method": "greedy",
         "routed_scaling_factor": 1.0,
@@ -600,7 +603,6 @@ DEFAULTS = {
     },
     "deepseek_v3": {
         "num_experts_per_tok": 8,
-        "n_routed_experts": 256,
         "n_shared_experts": 1,
         "n_group": 8,
         "topk_group": 4,
@@ -610,7 +612,6 @@ DEFAULTS = {
     },
     "gpt_oss": {
         "num_experts_per_tok": 4,
-        "num_local_experts": 128,
         "swiglu_alpha": 1.702,
         "swiglu_limit": 7.0,
     },
@@ -626,7 +627,7 @@ def known(config):
 
 
 def setting(config, key):
-    expect(key in config, key, "a value in the config", "none")
+    expect(config.get(key) is not None, key, "a value in the config", "none")
     return config[key]
 
 
@@ -645,8 +646,8 @@ def router_config_from_hf(config):
             top_k,
             "sigmoid",
             config["norm_topk_prob"],
-            config["n_group"],
-            config["topk_group"],
+            setting(config, "n_group"),
+            setting(config, "topk_group"),
             "top2_sum",
             scale,
         )
@@ -677,7 +678,7 @@ def load_experts(tensors, config, layer):
         gate, up = fused[:, : fused.shape[1] // 2], fused[:, fused.shape[1] // 2 :]
         down = tensor(tensors, f"{block}.experts.down_proj")
     else:
-        count = config[EXPERTS[kind]]
+        count = len(tensor(tensors, f"{block}.gate.weight"))
         gate, up, down = (
             np.stack([tensor(tensors, f"{block}.experts.{e}.{name}.weight") for e in range(count)])
             for name in names
@@ -692,15 +693,6 @@ def load_experts(tensors, config, layer):
         shared = load_shared(tensors, f"{block}.shared_expert", gate_weight)
     router_weight = tensor(tensors, f"{block}.gate.weight")
     return MoEWeights(router_weight, ExpertWeights(gate, up, down), None, selection_bias, shared)
-
-
-EXPERTS = {
-    "mixtral": "num_local_experts",
-    "qwen2_moe": "num_experts",
-    "qwen3_moe": "num_experts",
-    "deepseek_v2": "n_routed_experts",
-    "deepseek_v3": "n_routed_experts",
-}
 
 
 def is_dense(config, layer):

@@ -338,8 +338,8 @@ def moe_ffn(
     mask: (T,) bool; False for padding: its row of y is zero.
     segments: (T,) integers from 0 on: the request of each token; capacity is counted within each.
 
-    Raises InvalidArgument when shapes or dtypes disagree, an activation is unknown or lacks its gate, or what
-    `route` and `dispatch` raise for the config; never because of a value in x.
+    Raises InvalidArgument when shapes disagree, an activation is unknown or lacks its gate, a gate_bias comes
+    without a gate, and what `route` and `dispatch` raise for their arguments; never because of a value in x.
     """
     ...
 
@@ -438,8 +438,8 @@ def expert_parallel_plan(
     """Expert e lives on rank e // (E / R). MOE-52, MOE-63.
 
     experts: (T, k) integers; source_lens: tokens of each rank, in order.
-    Raises InvalidArgument when E is no multiple of `ranks`, there are not `ranks` lengths, they are negative or
-    do not sum to T, or an expert is not in 0 … E − 1.
+    Raises InvalidArgument when E is no multiple of `ranks`, the lengths are not `ranks` many, one is negative
+    or they are not T in all, or an expert is not in 0 … E − 1.
     """
     ...
 
@@ -463,8 +463,8 @@ def expert_parallel_ffn(
     x: (tokens of this rank, D); router_weight: (E, D), the whole router; experts: this rank's E / R experts,
     those from rank · E / R on. The rest as in `moe_ffn`.
 
-    Raises NotSupported when the config has a capacity_factor; InvalidArgument when the ranks' experts are not
-    E in all, and what `moe_ffn` raises.
+    Raises, before it talks to another rank, NotSupported when the config has a capacity_factor;
+    InvalidArgument when the ranks' experts are not E in all, and what `moe_ffn` raises.
     """
     ...
 
@@ -476,7 +476,8 @@ def router_config_from_hf(config: Mapping[str, Any]) -> RouterConfig:
     """The router of a checkpoint's `config.json`. MOE-56, MOE-64.
 
     model_type: "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3" or "gpt_oss".
-    Raises NotSupported for another model_type, InvalidArgument when a key is missing that has no default.
+    Raises NotSupported for another model_type or topk_method; InvalidArgument when a key without a default is
+    missing, or null.
     """
     ...
 
@@ -484,7 +485,8 @@ def router_config_from_hf(config: Mapping[str, Any]) -> RouterConfig:
 def load_experts(tensors: Mapping[str, Array], config: Mapping[str, Any], layer: int) -> MoEWeights:
     """The weights of one layer out of a checkpoint's tensors. MOE-57 to MOE-60, MOE-64.
 
-    tensors: by the names they have in the checkpoint. Raises NotSupported for another model_type;
-    InvalidArgument when the layer is a dense one or a tensor is missing.
+    tensors: by the names they have in the checkpoint; there are as many experts as the router has rows.
+    Raises NotSupported for another model_type; InvalidArgument when the layer is a dense one or a tensor is
+    missing.
     """
     ...

@@ -33,6 +33,8 @@ _INLINE_TEXT = 256
 _PACKED_LIST = 64
 _MAX_EXPANDING = 1 << 26  # bytes of text and packed lists, which take up to five times that in memory
 
+_ALIGNMENT = 64  # bytes; the last bits of a product may depend on where its operands begin
+
 _BUILTIN_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
@@ -324,7 +326,7 @@ class Unpacker:
         array = np.frombuffer(raw, dtype) if count else np.empty(0, dtype)
         if dtype.kind == "b" and count and array.view(np.uint8).max() > 1:
             raise ProtocolViolation("a bool array holds a byte that is neither 0 nor 1")
-        own = array if raw.nbytes >= _OWN_BUFFER else array.copy()
+        own = array if raw.nbytes >= _OWN_BUFFER else _aligned(array)
         return self._arrays.incoming(own.reshape(shape))
 
     def _reference(self, tree: Tree, depth: int) -> object:
@@ -376,6 +378,15 @@ def parse(body: bytes) -> Tree:
     if end != len(text):
         raise ProtocolViolation("a message's body goes on after its end")
     return tree
+
+
+def _aligned(array: Array) -> Array:
+    """A copy that begins where all others begin, so that equal arguments are equal to every library."""
+    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.__array_interface__["data"][0] % _ALIGNMENT
+    own: Array = memory[start : start + array.nbytes].view(array.dtype)
+    own[...] = array
+    return own
 
 
 def _known(names: Mapping[str, T], name: object, what: str) -> T:

@@ -3,12 +3,14 @@
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from grading.boundary.failures import BoundaryFailure, ChannelClosed, DeadlinePassed, ProtocolViolation
 from grading.boundary.frames import MAX_TOTAL, Channel, Frame, Remaining
 from grading.boundary.peer import Call, Inbox, Peer, Reply
 
 _CALLBACKS_AT_ONCE = 32
+_CALLS_AT_ONCE = 32
 _CALLBACK_BYTES = MAX_TOTAL // _CALLBACKS_AT_ONCE  # each may wait long, and keeps what it was given
 
 
@@ -96,7 +98,8 @@ class CallersLink:
 
 class WorkersLink:
     """A thread reads; the main thread runs calls, because MLX dislikes other threads. A call that comes
-    while it is busy gets a thread of its own.
+    while it is busy gets another thread, one that has ended its call if there is one: MLX keeps a thread of
+    its own for each that ever computed.
     """
 
     def __init__(self, peer: Peer, channel: Channel) -> None:
@@ -104,6 +107,7 @@ class WorkersLink:
         self._channel = channel
         self._calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._busy = threading.Lock()
+        self._threads = ThreadPoolExecutor(_CALLS_AT_ONCE)
         peer.link = self
         peer.deliver = self._deliver
 
@@ -137,4 +141,4 @@ class WorkersLink:
         if self._busy.acquire(blocking=False):
             self._calls.put(call)
         else:
-            threading.Thread(target=self._peer.serve, args=(call,), daemon=True).start()
+            self._threads.submit(self._peer.serve, call)

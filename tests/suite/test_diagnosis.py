@@ -9,7 +9,7 @@ from tests.suite.trials import verdicts
 ALTERNATIVE = ROOT / "tests" / "alternatives"
 
 # requirement, title of the known bug, then pairs: a line of the alternative, what it became
-DELIBERATE = [
+PAGED_ATTENTION = [
     (
         "PA-01",
         "takes the logical block for the physical one",
@@ -103,30 +103,149 @@ DELIBERATE = [
 ]
 
 
-def changed(folder, *edits):
+MOE_END = "    return MoEOutput(y.to(x.dtype), routing, logits)\n\n\n"
+MOE = [
+    (
+        "MOE-03",
+        "forgets to renormalise the top-k weights",
+        "weights = weights / (weights.sum(dim=1, keepdim=True) + TINY)\n    return Routing",
+        "pass\n    return Routing",
+    ),
+    (
+        "MOE-05",
+        "takes the softmax over all experts and then the largest",
+        'return sigmoid(logits) if scoring == "sigmoid" else logits',
+        'return sigmoid(logits) if scoring == "sigmoid" else logits.softmax(dim=-1)',
+        '    if config.scoring == "softmax_of_topk":\n        weights = weights.softmax(dim=1)\n    elif',
+        "    if",
+    ),
+    (
+        "MOE-07",
+        "weights experts by their biased scores",
+        "weights = scores.gather(1, experts)  # (T, k)",
+        'weights = (scores if config.scoring == "softmax_of_topk" else choice).gather(1, experts)',
+    ),
+    (
+        "MOE-10",
+        "fills closed groups with zero",
+        "masked_fill(closed[..., None], -torch.inf)",
+        "masked_fill(closed[..., None], 0)",
+    ),
+    (
+        "MOE-12",
+        "scales twice",
+        "return Routing(experts, weights * config.scale)",
+        "return Routing(experts, weights * config.scale**2)",
+    ),
+    (
+        "MOE-16",
+        "swaps gate and up",
+        'hidden = silu(gate) if experts.activation == "silu" else gate.relu()\n'
+        "        hidden = hidden if experts.gate is None else hidden * up",
+        'hidden = silu(up) if experts.activation == "silu" else gate.relu()\n'
+        "        hidden = hidden if experts.gate is None else hidden * gate",
+    ),
+    (
+        "MOE-18",
+        "clamps the gate from below",
+        "gate.clamp(max=experts.limit)",
+        "gate.clamp(-experts.limit, experts.limit)",
+    ),
+    (
+        "MOE-19",
+        "adds the first expert's bias to all",
+        "out + bias[used, None].float()",
+        "out + bias[0].float()",
+    ),
+    (
+        "MOE-20",
+        "scales the shared expert",
+        f"        y[live] += shared_output(x[live], shared)\n{MOE_END}def router",
+        f"        y[live] += config.scale * shared_output(x[live], shared)\n{MOE_END}def router",
+    ),
+    (
+        "MOE-27",
+        "unpacks words from the most significant bits",
+        "torch.arange(0, 32, bits)",
+        "torch.arange(32 - bits, -1, -bits)",
+    ),
+    (
+        "MOE-30",
+        "counts only up to the last expert in use",
+        "    return Dispatch(slots[their_experts.argsort(stable=True)], offsets, kept.view(tokens, k))",
+        "    offsets = offsets[: int(ids.max()) + 2] if ids.numel() else offsets[:1]\n"
+        "    return Dispatch(slots[their_experts.argsort(stable=True)], offsets, kept.view(tokens, k))",
+    ),
+    ("MOE-31", "lets one slot too many in", ".view(places.shape) < rooms", ".view(places.shape) <= rooms"),
+    (
+        "MOE-38",
+        "loses the scale when it renormalises after a drop",
+        "+ TINY) * config.scale\n",
+        "+ TINY)\n",
+    ),
+    (
+        "MOE-40",
+        "lets requests share the places of an expert",
+        "rooms, mask=live, segments=request, priority",
+        "rooms and rooms[0], mask=live, priority",
+    ),
+    (
+        "MOE-45",
+        "sums the groups' losses",
+        "    return losses.sum() / (tokens > 0).sum().clamp(min=1)",
+        "    return losses.sum()",
+    ),
+    (
+        "MOE-46",
+        "forgets the factor E in the gradient",
+        "    return torch.autograd.grad(loss, variable)[0]",
+        "    return torch.autograd.grad(loss, variable)[0] / n_experts",
+    ),
+    (
+        "MOE-53",
+        "adds the shared expert once for each rank",
+        f"        y[live] += shared_output(x[live], shared)\n{MOE_END}# Checkpoints",
+        f"        y[live] += ranks * shared_output(x[live], shared)\n{MOE_END}# Checkpoints",
+    ),
+    ("MOE-57", "takes Mixtral's w3 for the gate", '{"gate": "w1", "up": "w3"', '{"gate": "w3", "up": "w1"'),
+    (
+        "MOE-58",
+        "takes the first half of a fused matrix for up",
+        'gate, up = tensor("experts.gate_up_proj").chunk(2, dim=1)',
+        'up, gate = tensor("experts.gate_up_proj").chunk(2, dim=1)',
+    ),
+]
+
+DELIBERATE = [
+    pytest.param(topic, *case[:2], case[2:], id=case[0])
+    for topic, cases in (("paged_attention", PAGED_ATTENTION), ("moe", MOE))
+    for case in cases
+]
+
+
+def changed(folder, topic, *edits):
     """The alternative with these edits, as a submission in `folder`."""
-    source = (ALTERNATIVE / "paged_attention.py").read_text(encoding="utf-8")
+    source = (ALTERNATIVE / f"{topic}.py").read_text(encoding="utf-8")
     for old, new in edits:
         assert source.count(old) == 1, f"{source.count(old)} matches, expected 1: {old!r}"
         source = source.replace(old, new)
-    (folder / "paged_attention.py").write_text(source, encoding="utf-8")
+    (folder / f"{topic}.py").write_text(source, encoding="utf-8")
     (folder / "week3.toml").write_text(
         (ALTERNATIVE / "week3.toml").read_text(encoding="utf-8"), encoding="utf-8"
     )
     return in_process(folder)
 
 
-def failures(candidate, requirement, **options):
-    (results,) = verdicts([candidate], "paged_attention", only=frozenset({requirement}), **options).values()
+def failures(candidate, topic, requirement, **options):
+    (results,) = verdicts([candidate], topic, only=frozenset({requirement}), **options).values()
     return [result for _, result in results if result.outcome == "failed"]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("case", DELIBERATE, ids=[case[0] for case in DELIBERATE])
-def test_a_deliberate_bug_is_named(tmp_path, case, seed):
-    requirement, title, *lines = case
-    edits = zip(lines[::2], lines[1::2], strict=True)
-    failed = failures(changed(tmp_path, *edits), requirement, diagnosis=True, seed=seed)
+@pytest.mark.parametrize(("topic", "requirement", "title", "lines"), DELIBERATE)
+def test_a_deliberate_bug_is_named(tmp_path, topic, requirement, title, lines, seed):
+    wrong = changed(tmp_path, topic, *zip(lines[::2], lines[1::2], strict=True))
+    failed = failures(wrong, topic, requirement, diagnosis=True, seed=seed)
     assert failed, "no test saw it"
     assert any(title in result.diagnosis for result in failed), [result.diagnosis for result in failed]
 
@@ -134,19 +253,20 @@ def test_a_deliberate_bug_is_named(tmp_path, case, seed):
 def test_an_unknown_bug_gets_no_name_but_the_first_difference(tmp_path):
     strange = changed(
         tmp_path,
+        "paged_attention",
         (
             "return out.transpose(0, 1).to(queries.dtype)",
             "return 1.01 * out.transpose(0, 1).to(queries.dtype)",
         ),
     )
-    failed = failures(strange, "PA-05", diagnosis=True)
+    failed = failures(strange, "paged_attention", "PA-05", diagnosis=True)
     assert failed and not any(result.diagnosis for result in failed)
     assert "result[0, 0, 0]: expected " in failed[0].message
     assert "smallest input: case=Batch(context_lens=[" in failed[0].message
 
 
 def test_a_message_names_the_smallest_input(tmp_path):
-    wrong = changed(tmp_path, DELIBERATE[0][2:])
-    (result, *_) = failures(wrong, "PA-01")
+    wrong = changed(tmp_path, "paged_attention", PAGED_ATTENTION[0][2:])
+    (result, *_) = failures(wrong, "paged_attention", "PA-01")
     assert "smallest input: case=(" in result.message
     assert "or any other" not in result.message

@@ -45,9 +45,11 @@ def test_it_implements_nothing(starter):
     for name in contract(topic).names:
         thing = getattr(module, name)
         parameters = inspect.signature(thing).parameters.values()
-        required = [None for p in parameters if p.default is p.empty]
+        required = [p for p in parameters if p.default is p.empty]
+        positional = [None for p in required if p.kind is not p.KEYWORD_ONLY]
+        named = {p.name: None for p in required if p.kind is p.KEYWORD_ONLY}
         with pytest.raises(NotImplementedError):
-            thing(*required)
+            thing(*positional, **named)
 
 
 def test_it_brings_the_values_and_errors_of_the_contract(starter):

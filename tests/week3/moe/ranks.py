@@ -1,0 +1,94 @@
+"""Several ranks in one process: a thread each, and a collective that notices who does not take part."""
+
+from collections import defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from threading import Condition
+
+import numpy as np
+
+from spec.moe import Collective
+
+MOST = 6
+THREADS = ThreadPoolExecutor(MOST)  # kept: MLX keeps a thread of its own for each that ever computed
+PATIENCE = 10.0  # seconds that a rank waits for the others, whose work takes milliseconds
+
+
+class Ranks:
+    """`run` calls a function once a rank, all at the same time.
+
+    sent: bytes from one rank to another, {(source, destination): bytes}.
+    gathered: bytes that each rank contributed to `all_gather`, {rank: bytes}.
+    """
+
+    def __init__(self, size, patience=PATIENCE):
+        self.size = size
+        self.patience = patience
+        self.sent = defaultdict(int)
+        self.gathered = defaultdict(int)
+        self._changed = Condition()
+        self._rounds = defaultdict(dict)  # n -> {rank: what it passed to its n-th all_gather}
+        self._joined = set()
+        self._calls = [0] * size
+        self._messages = defaultdict(deque)  # (source, destination) -> arrays
+        self._broken = None
+
+    def collective(self, rank):
+        self._joined.add(rank)
+        calls = (partial(call, rank) for call in (self._all_gather, self._send, self._recv))
+        return Collective(rank, self.size, *calls)
+
+    def run(self, function):
+        """[function(rank, collective), …]; raises the first error, once all ranks have ended."""
+        ends = [self.collective(rank) for rank in range(self.size)]
+        futures = [THREADS.submit(self._run, function, end) for end in ends]
+        wait(futures)
+        if self._broken is not None:
+            raise self._broken
+        return [future.result() for future in futures]
+
+    def _run(self, function, end):
+        try:
+            return function(end.rank, end)
+        except BaseException as error:
+            with self._changed:
+                self._broken = self._broken or error
+                self._changed.notify_all()
+            raise
+
+    def _all_gather(self, rank, array):
+        with self._changed:
+            array = np.asarray(array)
+            self.gathered[rank] += array.nbytes
+            round_ = self._rounds[self._calls[rank]]
+            self._calls[rank] += 1
+            round_[rank] = array
+            self._changed.notify_all()
+            self._wait(lambda: len(round_) == self.size, "all ranks to call all_gather")
+            kinds = {(each.shape, each.dtype.name) for each in round_.values()}
+            assert len(kinds) == 1, f"all_gather: expected one shape and dtype, got {sorted(kinds)}"
+            return np.stack([round_[r] for r in range(self.size)])
+
+    def _send(self, rank, array, to):
+        assert 0 <= to < self.size and to != rank, f"send: expected another rank, got {to} on rank {rank}"
+        with self._changed:
+            array = np.asarray(array)
+            self.sent[rank, to] += array.nbytes
+            self._messages[rank, to].append(array)
+            self._changed.notify_all()
+
+    def _recv(self, rank, shape, dtype, source):
+        with self._changed:
+            waiting = self._messages[source, rank]
+            self._wait(lambda: waiting, f"a message from rank {source} to rank {rank}")
+            array = waiting.popleft()
+        expected, got = (tuple(shape), dtype), (array.shape, array.dtype.name)
+        assert got == expected, f"recv on rank {rank} from {source}: expected {expected}, got {got}"
+        return array
+
+    def _wait(self, ready, what):
+        patience = self.patience if len(self._joined) == self.size else 0
+        arrived = self._changed.wait_for(lambda: ready() or self._broken is not None, patience)
+        if self._broken is not None:
+            raise ConnectionError("another rank has failed")
+        assert arrived, f"waited {patience:g} s for {what}: a rank does not take part"

@@ -1,0 +1,163 @@
+"""`dispatch` and `expert_capacity`: which slot goes where, and who finds no place."""
+
+from fractions import Fraction
+from math import ceil, floor
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from grading.marks import requirement
+from grading.matching import assert_equal
+from grading.truth import GroundTruth
+from spec import InvalidArgument
+from spec.moe import RouterConfig
+from tests.week3.moe.cases import SEEDS, assert_dispatch, check_refusals
+
+reference = GroundTruth("moe")
+
+TOKENS = st.sampled_from([1, 2, 5, 9])
+CAPACITIES = st.sampled_from([0, 1, 2, 3, 9])
+
+
+def choices(seed, tokens, n_experts=6, k=3, used=None):
+    """(tokens, k) distinct experts below `used`, some of them popular."""
+    rng = np.random.default_rng(seed)
+    used = n_experts if used is None else used
+    likely = rng.dirichlet(np.full(used, 0.7)) + 1e-3
+    rows = [rng.choice(used, k, replace=False, p=likely / likely.sum()) for _ in range(tokens)]
+    return np.array(rows, np.int32).reshape(tokens, k)
+
+
+def check(impl, *args, **options):
+    assert_dispatch(impl.dispatch(*args, **options), reference.dispatch(*args, **options))
+
+
+@requirement("MOE-29")
+@given(seed=SEEDS, tokens=TOKENS)
+def test_slots_are_sorted_by_expert(impl, seed, tokens):
+    check(impl, choices(seed, tokens), 6)
+
+
+@requirement("MOE-30")
+@given(seed=SEEDS, tokens=TOKENS, used=st.integers(3, 5))
+@example(seed=1, tokens=5, used=3)
+def test_experts_without_a_slot_have_an_empty_run(impl, seed, tokens, used):
+    check(impl, choices(seed, tokens, used=used), 8)
+
+
+@requirement("MOE-30")
+def test_without_tokens_all_runs_are_empty(impl):
+    check(impl, np.zeros((0, 3), np.int32), 6)
+
+
+@requirement("MOE-31")
+@given(seed=SEEDS, tokens=TOKENS, capacity=CAPACITIES)
+@example(seed=1, tokens=9, capacity=2)
+def test_a_full_expert_takes_no_more(impl, seed, tokens, capacity):
+    check(impl, choices(seed, tokens), 6, capacity)
+
+
+@requirement("MOE-32")
+@given(seed=SEEDS, tokens=TOKENS, capacity=CAPACITIES)
+@example(seed=1, tokens=9, capacity=2)
+def test_first_choices_come_before_second_choices(impl, seed, tokens, capacity):
+    check(impl, choices(seed, tokens), 6, capacity, priority="choice_then_position")
+
+
+@requirement("MOE-33")
+@given(
+    tokens=st.integers(0, 70),
+    n_experts=st.sampled_from([2, 3, 6, 8]),
+    top_k=st.integers(1, 2),
+    factor=st.sampled_from([0.5, 1.0, 1.25, 2.0]),
+    rounding=st.sampled_from(["floor", "ceil"]),
+    least=st.sampled_from([0, 4]),
+)
+@example(tokens=9, n_experts=8, top_k=1, factor=1.0, rounding="floor", least=0)
+@example(tokens=9, n_experts=8, top_k=2, factor=1.25, rounding="ceil", least=0)
+@example(tokens=3, n_experts=8, top_k=1, factor=1.0, rounding="floor", least=4)
+def test_capacity_is_the_fair_share_times_a_factor(impl, tokens, n_experts, top_k, factor, rounding, least):
+    share = Fraction(factor) * tokens * top_k / n_experts
+    # A whole number that is reached through thirds may come out a little higher or lower.
+    assume(share.denominator > 1 or n_experts in (2, 8))
+    expected = max(floor(share) if rounding == "floor" else ceil(share), least)
+    config = RouterConfig(top_k, capacity_factor=factor, capacity_rounding=rounding, min_capacity=least)
+    assert_equal(impl.expert_capacity(tokens, n_experts, config), expected, "expert_capacity()")
+
+
+@requirement("MOE-34")
+@pytest.mark.parametrize("priority", ["position", "choice_then_position"])
+@given(seed=SEEDS, tokens=TOKENS, capacity=st.sampled_from([None, 1, 2]))
+@example(seed=1, tokens=9, capacity=2)
+def test_padding_takes_no_place_and_is_never_followed(impl, far_id, seed, tokens, capacity, priority):
+    experts = choices(seed, tokens)
+    mask = np.random.default_rng(seed).random(tokens) < 0.6
+    for padding in (experts[~mask], -1, far_id(6)):
+        experts[~mask] = padding
+        check(impl, experts, 6, capacity, mask=mask, priority=priority)
+
+
+@requirement("MOE-35")
+@pytest.mark.parametrize("priority", ["position", "choice_then_position"])
+@given(seed=SEEDS, tokens=TOKENS, capacity=CAPACITIES, each=st.booleans())
+@example(seed=1, tokens=9, capacity=1, each=False)
+@example(seed=1, tokens=9, capacity=1, each=True)
+def test_each_request_has_places_of_its_own(impl, seed, tokens, capacity, each, priority):
+    rng = np.random.default_rng(seed)
+    segments = rng.integers(0, 3, tokens).astype(np.int32)
+    capacities = [capacity, 0, capacity + 1] if each else capacity
+    check(impl, choices(seed, tokens), 6, capacities, segments=segments, priority=priority)
+
+
+@requirement("MOE-36")
+def test_bad_arguments_of_dispatch_are_refused(impl):
+    segments = np.array([0, 1, 1, 2], np.int32)
+    valid = {
+        "experts": choices(1, 4),
+        "n_experts": 6,
+        "capacity": [1, 2, 1],
+        "segments": segments,
+        "mask": np.array([True, True, False, True]),
+    }
+    check(impl, **valid)
+    outside, below = valid["experts"].copy(), valid["experts"].copy()
+    outside[3, 1], below[0, 2] = 6, -1
+    check_refusals(
+        InvalidArgument,
+        impl.dispatch,
+        valid,
+        [
+            ("experts", {"experts": valid["experts"][0]}),
+            ("experts", {"experts": outside}),
+            ("experts", {"experts": below}),
+            ("n_experts", {"n_experts": 0}),
+            ("mask", {"mask": valid["mask"][:3]}),
+            ("segments", {"segments": segments[:3]}),
+            ("segments", {"segments": segments - 1}),
+            ("capacity", {"capacity": [1, 2]}),
+            ("capacity", {"capacity": [1, -1, 2]}),
+            ("capacity", {"capacity": -1}),
+            ("priority", {"priority": "weight"}),
+        ],
+    )
+
+
+@requirement("MOE-36")
+def test_a_capacity_that_cannot_be_is_refused(impl):
+    config = RouterConfig(2, capacity_factor=1.5)
+    valid = {"tokens": 8, "n_experts": 4, "config": config}
+    assert_equal(impl.expert_capacity(**valid), 6, "expert_capacity()")
+    check_refusals(
+        InvalidArgument,
+        impl.expert_capacity,
+        valid,
+        [
+            ("tokens", {"tokens": -1}),
+            ("n_experts", {"n_experts": 0}),
+            ("top_k", {"n_experts": 1}),
+            ("capacity_factor", {"config": RouterConfig(2)}),
+            ("capacity_factor", {"config": RouterConfig(2, capacity_factor=-1.0)}),
+        ],
+    )

@@ -1,0 +1,269 @@
+"""`route`: which experts, and with which weights."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from grading.marks import requirement
+from grading.matching import assert_integers, refused
+from grading.truth import GroundTruth
+from spec import InvalidArgument, moe
+from spec.moe import RouterConfig
+from tests.week3.moe.cases import SEEDS, assert_routing, check_refusals, clear_logits
+
+reference = GroundTruth("moe")
+
+TOKENS = st.sampled_from([1, 4])
+GROUPS = RouterConfig(3, n_groups=4, top_groups=2)  # of 12 experts: 4 groups of 3
+
+
+def check(impl, config, seed, tokens, n_experts=6, **options):
+    logits = clear_logits(np.random.default_rng(seed), tokens, n_experts, config, **options)
+    assert_routing(impl.route(logits, config), reference.route(logits, config))
+
+
+def check_biased(impl, config, seed, tokens, n_experts, *, center=0.0):
+    rng = np.random.default_rng(seed)
+    bias = (center + 0.4 * rng.standard_normal(n_experts)).astype(np.float32)
+    logits = clear_logits(rng, tokens, n_experts, config, bias=bias.astype(np.float64))
+    assert_routing(
+        impl.route(logits, config, selection_bias=bias),
+        reference.route(logits, config, selection_bias=bias),
+    )
+
+
+@requirement("MOE-01")
+@given(seed=SEEDS, tokens=TOKENS, k=st.integers(1, 6))
+def test_the_weights_are_probabilities_among_all_experts(impl, seed, tokens, k):
+    check(impl, RouterConfig(k), seed, tokens)
+
+
+@requirement("MOE-02")
+@given(
+    logits=st.lists(st.lists(st.integers(-2, 2).map(float), min_size=8, max_size=8), min_size=1, max_size=4),
+    k=st.integers(1, 8),
+)
+@example(logits=[[0.0] * 8], k=3)
+@example(logits=[[-0.0, 0.0, -1.0, 0.0, -0.0, -1.0, -1.0, -1.0]], k=4)
+def test_of_equal_logits_the_lower_id_comes_first(impl, logits, k):
+    best_first = [sorted(range(8), key=lambda e, row=row: (-row[e], e))[:k] for row in logits]
+    actual = impl.route(np.array(logits, np.float32), RouterConfig(k, "softmax_of_topk"))
+    assert_integers(actual.experts, best_first, "experts")
+
+
+@requirement("MOE-02")
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_of_equal_scores_the_lower_id_comes_first(impl, scoring):
+    logits = np.full((3, 8), -3, np.float32)
+    logits[0] = 0
+    logits[1, [1, 4, 5, 7]] = 0
+    logits[2, [6, 7]] = 0
+    logits[2, 0] = -1
+    actual = impl.route(logits, RouterConfig(3, scoring))
+    assert_integers(actual.experts, [[0, 1, 2], [1, 4, 5], [6, 7, 0]], "experts")
+
+
+@requirement("MOE-03")
+@given(seed=SEEDS, tokens=TOKENS, k=st.integers(1, 6))
+def test_normalised_weights_sum_to_one(impl, seed, tokens, k):
+    check(impl, RouterConfig(k, normalize=True), seed, tokens)
+
+
+@requirement("MOE-04")
+@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]))
+def test_a_single_expert_keeps_its_score(impl, seed, tokens, scoring):
+    check(impl, RouterConfig(1, scoring), seed, tokens)
+
+
+@requirement("MOE-05")
+@given(seed=SEEDS, tokens=TOKENS, k=st.integers(1, 6), normalize=st.booleans())
+def test_softmax_over_the_chosen_logits(impl, seed, tokens, k, normalize):
+    check(impl, RouterConfig(k, "softmax_of_topk", normalize), seed, tokens)
+
+
+@requirement("MOE-06")
+@given(seed=SEEDS, tokens=TOKENS, k=st.integers(1, 6), normalize=st.booleans())
+def test_sigmoid_scores_are_independent(impl, seed, tokens, k, normalize):
+    check(impl, RouterConfig(k, "sigmoid", normalize), seed, tokens)
+
+
+@requirement("MOE-06")
+def test_scores_that_vanish_give_weights_of_zero(impl):
+    logits = np.full((2, 5), -200, np.float32)  # a sigmoid of 1e-87 is 0 in float32
+    actual = impl.route(logits, RouterConfig(3, "sigmoid", normalize=True))
+    assert_integers(actual.experts, [[0, 1, 2]] * 2, "experts")
+    assert (actual.weights == 0).all(), f"weights: expected 0, got {actual.weights}"
+
+
+@requirement("MOE-07")
+@given(
+    seed=SEEDS,
+    tokens=TOKENS,
+    config=st.sampled_from([RouterConfig(2, "sigmoid", True), RouterConfig(3, "sigmoid"), RouterConfig(2)]),
+)
+@example(seed=0, tokens=4, config=RouterConfig(2, "sigmoid", True))
+def test_a_selection_bias_moves_only_the_choice(impl, seed, tokens, config):
+    check_biased(impl, config, seed, tokens, 6)
+
+
+@requirement("MOE-08")
+@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]))
+@example(seed=1, tokens=4, scoring="softmax")
+def test_groups_with_the_best_expert(impl, seed, tokens, scoring):
+    check(impl, replace(GROUPS, scoring=scoring), seed, tokens, 12)
+
+
+@requirement("MOE-09")
+@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]))
+@example(seed=1, tokens=4, scoring="sigmoid")
+def test_groups_with_the_best_two(impl, seed, tokens, scoring):
+    check(impl, replace(GROUPS, scoring=scoring, group_score="top2_sum"), seed, tokens, 12)
+
+
+@requirement("MOE-09")
+@given(seed=SEEDS, tokens=TOKENS)
+def test_a_group_of_one_expert_has_its_score(impl, seed, tokens):
+    config = RouterConfig(2, "sigmoid", n_groups=6, top_groups=4, group_score="top2_sum")
+    check(impl, config, seed, tokens)
+
+
+@requirement("MOE-10")
+@given(seed=SEEDS, tokens=TOKENS, group_score=st.sampled_from(["max", "top2_sum"]))
+def test_closed_groups_stay_closed_when_all_scores_are_negative(impl, seed, tokens, group_score):
+    config = replace(GROUPS, scoring="sigmoid", group_score=group_score)
+    check_biased(impl, config, seed, tokens, 12, center=-3.0)
+
+
+@requirement("MOE-10")
+def test_a_closed_group_does_not_win_with_zero(impl):
+    scores = np.array([[0.9, 0.1, 0.5, 0.5, 0.2, 0.3, 0.8, 0.05]])
+    logits = np.log(scores / (1 - scores)).astype(np.float32)
+    config = RouterConfig(2, "sigmoid", True, n_groups=4, top_groups=2, group_score="top2_sum")
+    actual = impl.route(logits, config, selection_bias=-np.ones(8, np.float32))
+    assert_integers(actual.experts, [[0, 2]], "experts")  # of groups 0 and 1; of the equals 2 and 3 the lower
+
+
+@requirement("MOE-11")
+@pytest.mark.parametrize("group_score", ["max", "top2_sum"])
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_of_equal_groups_the_lower_id(impl, scoring, group_score):
+    config = RouterConfig(3, scoring, n_groups=4, top_groups=2, group_score=group_score)
+    logits = np.zeros((3, 8), np.float32)
+    logits[1, :2] = -2  # groups 1, 2 and 3 are equal
+    logits[2, 2:6] = -2  # groups 0 and 3
+    actual = impl.route(logits, config)
+    assert_integers(actual.experts, [[0, 1, 2], [2, 3, 4], [0, 1, 6]], "experts")
+
+
+@requirement("MOE-12")
+@given(
+    seed=SEEDS,
+    tokens=TOKENS,
+    config=st.sampled_from(
+        [
+            RouterConfig(3, normalize=True, scale=2.5),
+            RouterConfig(2, "sigmoid", normalize=True, scale=0.5),
+            RouterConfig(3, scale=16.0),
+            RouterConfig(2, "softmax_of_topk", scale=2.5),
+        ]
+    ),
+)
+@example(seed=1, tokens=1, config=RouterConfig(3, normalize=True, scale=2.5))
+@example(seed=1, tokens=1, config=RouterConfig(2, "softmax_of_topk", scale=2.5))
+def test_the_scale_comes_last(impl, seed, tokens, config):
+    check(impl, config, seed, tokens)
+
+
+@requirement("MOE-13")
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid", "softmax_of_topk"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@given(seed=SEEDS)
+def test_half_precision_logits_are_scored_in_float32(impl, seed, scoring, dtype):
+    check(impl, RouterConfig(3, scoring, True), seed, 4, dtype=dtype)
+
+
+@requirement("MOE-13")
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid", "softmax_of_topk"])
+def test_large_logits_stay_finite(impl, scoring):
+    logits = np.array([[-1e4, 1e4, -2e4, 5.0], [-3e4, -1e4, -2e4, -4e4], [3e4, -1e4, 1e4, 2e4]], np.float32)
+    rows = slice(0, 2) if scoring == "sigmoid" else slice(None)  # several sigmoids of 1 would be a tie
+    config = RouterConfig(1, scoring, normalize=scoring == "softmax_of_topk")
+    assert_routing(impl.route(logits[rows], config), reference.route(logits[rows], config))
+
+
+@requirement("MOE-14")
+def test_routers_that_cannot_work_are_refused(impl):
+    logits = clear_logits(np.random.default_rng(1), 3, 8, RouterConfig(2))
+    bias = np.zeros(8, np.float32)
+    config = RouterConfig(2, "sigmoid", True, n_groups=4, top_groups=2)
+    valid = {"logits": logits, "config": config, "selection_bias": bias}
+    assert_routing(impl.route(**valid), reference.route(**valid))
+    broken = logits.copy()
+    broken[1, 5] = np.nan
+    chosen = replace(config, scoring="softmax_of_topk", n_groups=1, top_groups=1)
+    unscaled = replace(config, normalize=False, renormalize_after_drop=True)
+    check_refusals(
+        InvalidArgument,
+        impl.route,
+        valid,
+        [
+            ("logits", {"logits": broken}),
+            ("logits", {"logits": logits[0]}),
+            ("selection_bias", {"selection_bias": bias[:7]}),
+            ("selection_bias", {"config": chosen}),
+            ("n_groups", {"config": replace(config, scoring="softmax_of_topk"), "selection_bias": None}),
+            ("top_k", {"config": replace(config, top_k=0)}),
+            ("top_k", {"config": replace(config, top_k=9, n_groups=1, top_groups=1)}),
+            ("n_groups", {"config": replace(config, n_groups=3)}),
+            ("n_groups", {"config": replace(config, n_groups=0)}),
+            ("top_groups", {"config": replace(config, top_groups=5)}),
+            ("top_groups", {"config": replace(config, top_groups=0)}),
+            ("top_groups", {"config": replace(config, top_k=5)}),
+            ("scoring", {"config": replace(config, scoring="tanh")}),
+            ("group_score", {"config": replace(config, group_score="mean")}),
+            ("capacity_factor", {"config": replace(config, capacity_factor=0.0)}),
+            ("capacity_rounding", {"config": replace(config, capacity_rounding="round")}),
+            ("min_capacity", {"config": replace(config, min_capacity=-1)}),
+            ("priority", {"config": replace(config, priority="weight")}),
+            ("renormalize_after_drop", {"config": unscaled}),
+        ],
+    )
+
+
+@requirement("MOE-14")
+def test_nan_logits_are_refused_in_every_dtype(impl):
+    logits = clear_logits(np.random.default_rng(1), 2, 4, RouterConfig(2), dtype="bfloat16")
+    assert_routing(impl.route(logits, RouterConfig(2)), reference.route(logits, RouterConfig(2)))
+    logits[1, 3] = np.nan
+    with refused(InvalidArgument, "logits"):
+        impl.route(logits, RouterConfig(2))
+
+
+PRESETS = {
+    "SWITCH": 8,
+    "MIXTRAL": 8,
+    "QWEN2_MOE": 60,
+    "QWEN3_MOE": 128,
+    "DEEPSEEK_V2": 160,
+    "DEEPSEEK_V3": 256,
+    "GPT_OSS": 32,
+}
+
+
+@requirement("MOE-15")
+@pytest.mark.parametrize("preset", PRESETS)
+@given(seed=SEEDS)
+@example(seed=1)
+def test_a_preset_routes_as_its_model_does(impl, preset, seed):
+    config = getattr(moe, preset)
+    rng = np.random.default_rng(seed)
+    bias = None
+    if preset == "DEEPSEEK_V3":
+        bias = (0.2 * rng.standard_normal(256)).astype(np.float32)
+    logits = clear_logits(rng, 2, PRESETS[preset], config, bias=bias, spread=5.0)
+    assert_routing(
+        impl.route(logits, config, selection_bias=bias), reference.route(logits, config, selection_bias=bias)
+    )
