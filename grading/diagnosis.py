@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from types import FrameType, ModuleType
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from grading.boundary.trace import RecordedCall, Reference
 from grading.bugs import Bug, edited_functions, free_choices, known_bugs, reference
 from grading.tolerance import allowance
 from grading.trees import leaves, mapped
-from grading.truth import FLOAT32_INSIDE, is_float_array
+from grading.truth import FLOAT32_INSIDE, is_float_array, raised
 
 Resolve = Callable[[Reference], Any]  # the callback of the test behind a reference in a trace
 
@@ -53,7 +53,11 @@ def diagnose(topic: str, trace: Sequence[RecordedCall], resolve: Resolve) -> lis
     with functions_called(module) as called:
         truth = answers(module, trace, resolve, choices())
     plain = answers(reference(topic, FLOAT32_INSIDE), trace, resolve, choices())
-    allowed = [tolerance(a, b) for a, b in zip(truth, plain, strict=True)]
+    higher = [
+        replace(call, args=mapped(raised, call.args), kwargs=mapped(raised, call.kwargs)) for call in trace
+    ]
+    shaken = answers(module, higher, resolve, choices())
+    allowed = [tolerance(*each) for each in zip(truth, plain, shaken, strict=True)]
     wrong = [i for i, expected in enumerate(truth) if not same(submitted[i], expected, allowed[i])]
     if not wrong:
         return []
@@ -143,16 +147,21 @@ def copied(value: Any, resolve: Resolve) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def tolerance(truth: Any, plain: Any) -> list[float]:
+def tolerance(truth: Any, plain: Any, shaken: Any) -> list[float]:
     """For each leaf of the answer, how far another right one may be from it."""
-    return [leaf_tolerance(*pair) for pair in zip(leaves(truth), leaves(plain), strict=False)]
+    others = itertools.chain(leaves(shaken), itertools.repeat(None))
+    pairs = zip(leaves(truth), leaves(plain), strict=False)
+    return [leaf_tolerance(a, b, other) for (a, b), other in zip(pairs, others, strict=False)]
 
 
-def leaf_tolerance(truth: Any, plain: Any) -> float:
+def leaf_tolerance(truth: Any, plain: Any, shaken: Any) -> float:
     if not is_float_array(truth) or not is_float_array(plain) or truth.shape != plain.shape:
         return 0.0
-    finite = np.isfinite(truth) & np.isfinite(plain)
-    return allowance(np.where(finite, truth, 0), np.where(finite, plain, 0).astype(plain.dtype))
+    if not is_float_array(shaken) or shaken.shape != truth.shape:
+        shaken = truth
+    finite = np.isfinite(truth) & np.isfinite(plain) & np.isfinite(shaken)
+    a, b, c = (np.where(finite, each, 0) for each in (truth, plain, shaken))
+    return allowance(a, b.astype(plain.dtype), [c])
 
 
 def same(a: Any, b: Any, allowed: Sequence[float]) -> bool:

@@ -1,8 +1,6 @@
 """Experts spread over several ranks: who sends what, and the layer that does it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import Lock
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -12,13 +10,10 @@ from spec.collective import Collective
 from spec.moe import ExpertParallelPlan, MoEOutput, RouterConfig, SharedExpert
 
 from .checks import Experts, check_experts, check_ids, check_layer, check_tokens, expect
-from .kernels import through_experts
+from .kernels import all_streams, through_experts
 from .layer import combine, counting, finish, router_logits
 from .router import as_routing, choose
 from .slots import sorted_slots
-
-STREAM = mx.new_thread_unsafe_stream(mx.default_device())
-ONE_AT_A_TIME = Lock()
 
 
 def expert_parallel_plan(
@@ -70,53 +65,40 @@ def expert_parallel_ffn(
     check_experts(experts, local, x.shape[1])
     check_tokens(x.shape[0], mask, None)
 
-    with computing():
-        rows = x.astype(mx.float32)
-        logits = router_logits(rows, router_weight, router_bias)
-        chosen, weights = choose(np.asarray(logits), config, selection_bias)
-        tokens = counting(x, mask)
-        slots = sorted_slots(chosen, n_experts, tokens, None, np.zeros(len(tokens), int), config.priority)
-        sent = mx.array(np.diff(slots.offsets).astype(np.int32))  # rows of mine for each expert
-        leaving = x[mx.array(slots.order // config.top_k)]  # for rank 0, rank 1, …: sorted by expert
-        mx.eval(leaving)
+    streams, rows = all_streams(), x.astype(mx.float32)
+    logits = router_logits(rows, router_weight, router_bias)
+    chosen, weights = choose(np.asarray(logits), config, selection_bias)
+    tokens = counting(x, mask)
+    slots = sorted_slots(chosen, n_experts, tokens, None, np.zeros(len(tokens), int), config.priority)
+    sent = mx.array(np.diff(slots.offsets).astype(np.int32))  # rows of mine for each expert
+    leaving = x[mx.array(slots.order // config.top_k)]  # for rank 0, rank 1, …: sorted by expert
+    mx.eval(leaving)
     table = np.asarray(collective.all_gather(sent))[:, here * local : (here + 1) * local]
     going, coming = np.diff(slots.offsets[::local]), table.sum(axis=1)
 
     arrived = exchange(collective, leaving, going, coming)
-    with computing():  # rows have come by source rank, within one by expert
-        expert_of = np.concatenate([np.repeat(np.arange(local), row) for row in table])
-        by_expert = np.argsort(expert_of, kind="stable")
-        offsets = np.concatenate([[0], np.cumsum(table.sum(axis=0))])
-        out, place = through_experts(arrived.astype(mx.float32), by_expert, offsets, experts, [STREAM])
-        row = np.empty_like(place)
-        row[by_expert] = place
-        out = out[mx.array(row)].astype(x.dtype)
-        mx.eval(out)
+    # Rows have come by source rank, within one by expert.
+    expert_of = np.concatenate([np.repeat(np.arange(local), row) for row in table])
+    by_expert = np.argsort(expert_of, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(table.sum(axis=0))])
+    out, place = through_experts(arrived.astype(mx.float32), by_expert, offsets, experts, streams)
+    row = np.empty_like(place)
+    row[by_expert] = place
+    out = out[mx.array(row)].astype(x.dtype)
+    mx.eval(out)
 
     returned = exchange(collective, out, coming, going)
-    with computing():
-        y = combine(returned.astype(mx.float32), np.arange(len(slots.order)), slots, weights)
-        y = finish(y, x, rows, shared, mask, [STREAM])
-        mx.eval(y)
+    y = combine(returned.astype(mx.float32), np.arange(len(slots.order)), slots, weights)
+    y = finish(y, x, rows, shared, mask, streams)
+    mx.eval(y)
     return MoEOutput(y, as_routing(chosen, weights), logits)
-
-
-@contextmanager
-def computing() -> Iterator[None]:
-    """On the one stream of all ranks in this process, one rank at a time.
-
-    Ranks may be threads. Left to itself, MLX gives each of them a stream whose thread outlives it.
-    """
-    with ONE_AT_A_TIME, mx.stream(STREAM):
-        yield
 
 
 def exchange(collective: Collective, rows: mx.array, going: np.ndarray, coming: np.ndarray) -> mx.array:
     """Sends each rank its going[r] rows and receives coming[r] from it: (sum of coming, D), by rank."""
     bounds = np.cumsum([0, *going]).tolist()
-    with computing():
-        parts = [rows[first:end] for first, end in zip(bounds, bounds[1:], strict=False)]
-        mx.eval(parts)
+    parts = [rows[first:end] for first, end in zip(bounds, bounds[1:], strict=False)]
+    mx.eval(parts)
     others = [r for r in range(collective.size) if r != collective.rank]
     for r in others:
         if going[r] > 0:
@@ -125,7 +107,6 @@ def exchange(collective: Collective, rows: mx.array, going: np.ndarray, coming: 
     for r in others:
         if coming[r] > 0:
             parts[r] = collective.recv((int(coming[r]), rows.shape[1]), dtype, r)
-    with computing():
-        together = mx.concatenate([rows[:0], *(part for part, n in zip(parts, coming, strict=True) if n > 0)])
-        mx.eval(together)
+    together = mx.concatenate([rows[:0], *(part for part, n in zip(parts, coming, strict=True) if n > 0)])
+    mx.eval(together)
     return together
