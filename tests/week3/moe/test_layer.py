@@ -240,7 +240,7 @@ def test_bad_arguments_of_the_layer_are_refused(impl):
             ("gate", changed(experts, activation="swigluoai", gate=None, gate_bias=None)),
             ("gate/up", changed(experts, gate=experts.gate[:, :6], gate_bias=experts.gate_bias[:, :6])),
             ("up/gate/down", changed(experts, up=experts.up[:, :, :4])),
-            ("up/gate/down", changed(experts, up=experts.up[0])),
+            ("up/gate/down", changed(experts, up=experts.up[0, 0])),
             ("gate_bias", changed(experts, gate=None)),
             ("down", changed(experts, down=experts.down[:, :4], down_bias=experts.down_bias[:, :4])),
             ("down", changed(experts, down=experts.down[:, :, :6])),
