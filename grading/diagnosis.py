@@ -43,6 +43,8 @@ def diagnose(topic: str, trace: Sequence[RecordedCall], resolve: Resolve) -> lis
     """The known bugs that explain this trace, in the order of their list."""
     if any(isinstance(call.error, BoundaryFailure) for call in trace):
         return []  # a crash, a time-out or a missing function is its own name
+    if any(isinstance(call.error, AssertionError) for call in trace):
+        return []  # a callback of the test complained, and said what about
     choices = free_choices(topic)
     submitted = [
         comparable(call, call.value if call.error is None else call.error, seen)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from grading.bugs import Bug
+from grading.ranks import Ranks
 from spec.moe import Collective, MoEOutput
-from tests.week3.moe.ranks import Ranks
 
 
 def bug(requirement, title, *, old, new, hint, also=()):

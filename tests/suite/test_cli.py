@@ -328,6 +328,14 @@ def test_explain_spoils_when_asked(week3):
     assert "--- reference/paged_attention.py" in shown
 
 
+@pytest.mark.parametrize("topic", topics())
+def test_known_bugs_are_found_outside_pytest(topic):
+    bug = known_bugs(topic)[0]
+    done = subprocess_week3("explain", bug.requirement, "--spoil")
+    assert done.returncode == 0, done.stderr
+    assert f"--- reference/{topic}.py" in done.stdout.decode()
+
+
 def test_plain_text_in_any_encoding():
     done = subprocess_week3("explain", "PA-07", PYTHONIOENCODING="ascii", NO_COLOR="1")
     assert done.returncode == 0

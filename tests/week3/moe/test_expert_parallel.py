@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from grading.marks import requirement
 from grading.matching import assert_integers, refused
+from grading.ranks import Ranks
 from grading.truth import GroundTruth
 from spec import InvalidArgument, NotSupported
 from spec.moe import QuantizedMatrix, RouterConfig
 from tests.week3.moe.cases import SEEDS, Size, assert_output, check_refusals, layer
 from tests.week3.moe.quantized import quantized
-from tests.week3.moe.ranks import Ranks
 from tests.week3.moe.test_dispatch import choices
 
 reference = GroundTruth("moe")

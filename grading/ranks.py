@@ -1,13 +1,17 @@
 """Several ranks in one process: a thread each, and a collective that notices who does not take part."""
 
 from collections import defaultdict, deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from threading import Condition
+from typing import Any
 
 import numpy as np
 
-from spec.moe import Collective
+from spec.collective import Collective
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST = 6
 THREADS = ThreadPoolExecutor(MOST)  # kept: MLX keeps a thread of its own for each that ever computed
@@ -21,24 +25,31 @@ class Ranks:
     gathered: bytes that each rank contributed to `all_gather`, {rank: bytes}.
     """
 
-    def __init__(self, size, patience=PATIENCE):
+    def __init__(self, size: int, patience: float = PATIENCE) -> None:
         self.size = size
         self.patience = patience
-        self.sent = defaultdict(int)
-        self.gathered = defaultdict(int)
+        self.sent: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self.gathered: defaultdict[int, int] = defaultdict(int)
         self._changed = Condition()
-        self._rounds = defaultdict(dict)  # n -> {rank: what it passed to its n-th all_gather}
-        self._joined = set()
+        # n -> {rank: what it passed to its n-th all_gather}
+        self._rounds: defaultdict[int, dict[int, Array]] = defaultdict(dict)
+        self._joined: set[int] = set()
         self._calls = [0] * size
-        self._messages = defaultdict(deque)  # (source, destination) -> arrays
-        self._broken = None
+        # (source, destination) -> arrays
+        self._messages: defaultdict[tuple[int, int], deque[Array]] = defaultdict(deque)
+        self._broken: BaseException | None = None
 
-    def collective(self, rank):
+    def collective(self, rank: int) -> Collective:
         self._joined.add(rank)
-        calls = (partial(call, rank) for call in (self._all_gather, self._send, self._recv))
-        return Collective(rank, self.size, *calls)
+        return Collective(
+            rank,
+            self.size,
+            partial(self._all_gather, rank),
+            partial(self._send, rank),
+            partial(self._recv, rank),
+        )
 
-    def run(self, function):
+    def run(self, function: Callable[[int, Collective], Any]) -> list[Any]:
         """[function(rank, collective), …]; raises the first error, once all ranks have ended."""
         ends = [self.collective(rank) for rank in range(self.size)]
         futures = [THREADS.submit(self._run, function, end) for end in ends]
@@ -47,7 +58,7 @@ class Ranks:
             raise self._broken
         return [future.result() for future in futures]
 
-    def _run(self, function, end):
+    def _run(self, function: Callable[[int, Collective], Any], end: Collective) -> Any:
         try:
             return function(end.rank, end)
         except BaseException as error:
@@ -56,7 +67,7 @@ class Ranks:
                 self._changed.notify_all()
             raise
 
-    def _all_gather(self, rank, array):
+    def _all_gather(self, rank: int, array: Array) -> Array:
         with self._changed:
             array = np.asarray(array)
             self.gathered[rank] += array.nbytes
@@ -69,7 +80,7 @@ class Ranks:
             assert len(kinds) == 1, f"all_gather: expected one shape and dtype, got {sorted(kinds)}"
             return np.stack([round_[r] for r in range(self.size)])
 
-    def _send(self, rank, array, to):
+    def _send(self, rank: int, array: Array, to: int) -> None:
         assert 0 <= to < self.size and to != rank, f"send: expected another rank, got {to} on rank {rank}"
         with self._changed:
             array = np.asarray(array)
@@ -77,16 +88,16 @@ class Ranks:
             self._messages[rank, to].append(array)
             self._changed.notify_all()
 
-    def _recv(self, rank, shape, dtype, source):
+    def _recv(self, rank: int, shape: tuple[int, ...], dtype: str, source: int) -> Array:
         with self._changed:
             waiting = self._messages[source, rank]
-            self._wait(lambda: waiting, f"a message from rank {source} to rank {rank}")
+            self._wait(lambda: len(waiting) > 0, f"a message from rank {source} to rank {rank}")
             array = waiting.popleft()
         expected, got = (tuple(shape), dtype), (array.shape, array.dtype.name)
         assert got == expected, f"recv on rank {rank} from {source}: expected {expected}, got {got}"
         return array
 
-    def _wait(self, ready, what):
+    def _wait(self, ready: Callable[[], object], what: str) -> None:
         patience = self.patience if len(self._joined) == self.size else 0
         arrived = self._changed.wait_for(lambda: ready() or self._broken is not None, patience)
         if self._broken is not None:
