@@ -124,16 +124,17 @@ def edited_functions(topic: str, bug: Bug) -> frozenset[int] | None:
     """The functions of the reference that a bug changes, by their first line; None if it changes more."""
     before = reference_source(topic).splitlines()
     functions = [n for n in ast.walk(ast.parse("\n".join(before))) if isinstance(n, ast.FunctionDef)]
-    found = set()
+    found: set[int] = set()
     edits = difflib.SequenceMatcher(None, before, bug.apply("\n".join(before)).splitlines(), autojunk=False)
     for kind, first, last, _, _ in edits.get_opcodes():
         if kind == "equal":
             continue
         lines = range(first, last + 2) if kind == "insert" else range(first + 1, last + 1)
-        around = {n.lineno for n in functions for line in lines if n.lineno <= line <= (n.end_lineno or 0)}
-        if not around:
+        around = [{n.lineno for n in functions if n.lineno <= line <= (n.end_lineno or 0)} for line in lines]
+        outside = not any(around) if kind == "insert" else not all(around)
+        if outside:
             return None
-        found |= around
+        found.update(*around)
     return frozenset(found)
 
 

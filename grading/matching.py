@@ -1,14 +1,14 @@
 """The comparisons that tests make. Each failure says where, what was expected and what came."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from grading.truth import Expected
-from spec import SpecError
+from spec import InvalidArgument, SpecError
 
 
 def assert_matches(actual: Any, expected: Expected, what: str = "result") -> None:
@@ -73,6 +73,16 @@ def refused(error: type[SpecError], *arguments: str) -> Iterator[None]:
     except SpecError as raised:
         raise AssertionError(f"expected {about}, got {type(raised).__name__}: {raised}") from raised
     raise AssertionError(f"expected {about}, but the call succeeded")
+
+
+def check_refusals(
+    function: Callable[..., Any], valid: dict[str, Any], refusals: Sequence[tuple[str, dict[str, Any]]]
+) -> None:
+    """Each refusal replaces arguments of a call that is otherwise valid. "a/b": the message names a or b."""
+    __tracebackhide__ = True
+    for argument, replaced in refusals:
+        with refused(InvalidArgument, *argument.split("/")):
+            function(**{**valid, **replaced})
 
 
 @contextmanager

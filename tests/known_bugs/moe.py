@@ -9,6 +9,7 @@ import numpy as np
 
 from grading.bugs import Bug
 from grading.ranks import Ranks
+from grading.trees import mapped
 from spec.moe import Collective, MoEOutput
 
 
@@ -38,28 +39,25 @@ class FreeChoices:
     def answer(self, call, answer):
         if isinstance(answer, MoEOutput):
             return self.output(answer, call.kwargs.get("mask"))
-        return self.alike(answer)
+        return alike(answer)
 
     def output(self, answer, mask):
         if mask is None:
-            return self.alike(answer)
+            return alike(answer)
         parts = answer.logits, answer.routing.experts, answer.routing.weights
         if not all(isinstance(each, np.ndarray) and len(each) == len(mask) for each in parts):
             return answer
         logits, experts, weights = (each[mask] for each in parts)
-        return self.alike(
-            MoEOutput(answer.y, replace(answer.routing, experts=experts, weights=weights), logits)
-        )
+        return alike(MoEOutput(answer.y, replace(answer.routing, experts=experts, weights=weights), logits))
 
-    def alike(self, value):
-        """The value with all integers of one dtype."""
-        if isinstance(value, np.ndarray):
-            return value.astype(np.int64) if value.dtype.kind in "iu" else value
-        if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-            return replace(
-                value, **{name: self.alike(getattr(value, name)) for name in value.__dataclass_fields__}
-            )
-        return value
+
+def alike(value):
+    """The value with all integers of one dtype."""
+    return mapped(lambda leaf: leaf.astype(np.int64) if is_integer_array(leaf) else leaf, value)
+
+
+def is_integer_array(value):
+    return isinstance(value, np.ndarray) and value.dtype.kind in "iu"
 
 
 # Routing

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from grading.matching import assert_integers, assert_matches, refused
+from grading.matching import assert_integers, assert_matches
 from grading.truth import Expected
 from spec.moe import ExpertWeights, MoEOutput, RouterConfig, Routing, SharedExpert
 
@@ -228,10 +228,3 @@ def assert_dispatch(actual, expected):
     assert actual.kept.dtype == bool, f"kept: expected bool, got {actual.kept.dtype}"
     assert actual.kept.shape == expected.kept.shape, f"kept: expected shape {expected.kept.shape}"
     assert (actual.kept == expected.kept).all(), f"kept: expected {expected.kept}, got {actual.kept}"
-
-
-def check_refusals(error, function, valid, refusals):
-    """Each refusal replaces arguments of a call that is otherwise valid."""
-    for argument, replaced in refusals:
-        with refused(error, *argument.split("/")):
-            function(**{**valid, **replaced})

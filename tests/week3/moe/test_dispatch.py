@@ -9,11 +9,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from grading.marks import requirement
-from grading.matching import assert_equal
+from grading.matching import assert_equal, check_refusals
 from grading.truth import GroundTruth
-from spec import InvalidArgument
 from spec.moe import RouterConfig
-from tests.week3.moe.cases import SEEDS, assert_dispatch, check_refusals
+from tests.week3.moe.cases import SEEDS, assert_dispatch
 
 reference = GroundTruth("moe")
 
@@ -125,7 +124,6 @@ def test_bad_arguments_of_dispatch_are_refused(impl):
     outside, below = valid["experts"].copy(), valid["experts"].copy()
     outside[3, 1], below[0, 2] = 6, -1
     check_refusals(
-        InvalidArgument,
         impl.dispatch,
         valid,
         [
@@ -150,7 +148,6 @@ def test_a_capacity_that_cannot_be_is_refused(impl):
     valid = {"tokens": 8, "n_experts": 4, "config": config}
     assert_equal(impl.expert_capacity(**valid), 6, "expert_capacity()")
     check_refusals(
-        InvalidArgument,
         impl.expert_capacity,
         valid,
         [

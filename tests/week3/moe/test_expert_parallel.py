@@ -8,12 +8,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grading.marks import requirement
-from grading.matching import assert_integers, refused
+from grading.matching import assert_integers, check_refusals, refused
 from grading.ranks import Ranks
 from grading.truth import GroundTruth
-from spec import InvalidArgument, NotSupported
+from spec import NotSupported
 from spec.moe import QuantizedMatrix, RouterConfig
-from tests.week3.moe.cases import SEEDS, Size, assert_output, check_refusals, layer
+from tests.week3.moe.cases import SEEDS, Size, assert_output, layer
 from tests.week3.moe.quantized import quantized
 from tests.week3.moe.test_dispatch import choices
 
@@ -178,7 +178,6 @@ def test_impossible_plans_are_refused(impl):
     actual = impl.expert_parallel_plan(**valid)
     assert_integers(actual.order, reference.expert_parallel_plan(**valid).order, "order")
     check_refusals(
-        InvalidArgument,
         impl.expert_parallel_plan,
         valid,
         [
@@ -209,7 +208,6 @@ def test_impossible_spreads_are_refused(impl):
     alone_of_two = Ranks(2).collective(0)  # refused before it waits for the other
     odd = {"router_weight": case.router_weight[:5], "experts": experts_of(case.experts, 0, 3)}
     check_refusals(
-        InvalidArgument,
         impl.expert_parallel_ffn,
         valid,
         [

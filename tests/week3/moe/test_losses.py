@@ -6,10 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grading.marks import requirement
-from grading.matching import assert_integers, assert_matches
+from grading.matching import assert_integers, assert_matches, check_refusals
 from grading.truth import GroundTruth
-from spec import InvalidArgument
-from tests.week3.moe.cases import DTYPES, SEEDS, check_refusals, normal
+from tests.week3.moe.cases import DTYPES, SEEDS, normal
 
 reference = GroundTruth("moe")
 
@@ -206,7 +205,6 @@ def test_bad_arguments_of_the_balance_loss_are_refused(impl, loss):
     outside, below = valid["experts"].copy(), valid["experts"].copy()
     outside[1, 2, 0], below[0, 0, 1] = 6, -1
     check_refusals(
-        InvalidArgument,
         getattr(impl, loss),
         valid,
         [
@@ -230,14 +228,12 @@ def test_bad_arguments_of_the_measures_are_refused(impl):
     mask = np.array([True, True, False, True])
     assert_matches(impl.router_z_loss(logits, mask=mask), reference.router_z_loss(logits, mask=mask))
     check_refusals(
-        InvalidArgument,
         impl.router_z_loss,
         {"logits": logits, "mask": mask},
         [("logits", {"logits": logits[None]}), ("mask", {"mask": mask[:3]})],
     )
     assert_balance(impl.balance(experts, 6), reference.balance(experts, 6))
     check_refusals(
-        InvalidArgument,
         impl.balance,
         {"experts": experts, "n_experts": 6},
         [
@@ -249,7 +245,6 @@ def test_bad_arguments_of_the_measures_are_refused(impl):
     valid = {"bias": np.zeros(6, np.float32), "load": np.arange(6, dtype=np.int32), "rate": 0.5}
     assert_matches(impl.update_selection_bias(**valid), reference.update_selection_bias(**valid))
     check_refusals(
-        InvalidArgument,
         impl.update_selection_bias,
         valid,
         [("load/bias", {"load": valid["load"][:5]}), ("rate", {"rate": -0.5})],

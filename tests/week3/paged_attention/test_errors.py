@@ -3,7 +3,14 @@
 import numpy as np
 
 from grading.marks import requirement
-from grading.matching import assert_equal, assert_identical, assert_integers, assert_matches, refused
+from grading.matching import (
+    assert_equal,
+    assert_identical,
+    assert_integers,
+    assert_matches,
+    check_refusals,
+    refused,
+)
 from grading.truth import GroundTruth
 from spec import InvalidArgument, NotSupported, UnknownSequence
 from spec.paged_attention import Fragmentation, MemoryUse
@@ -69,13 +76,6 @@ def test_existing_sequences_are_refused(impl):
     cache.free("b")
     cache.fork("a", "b")
     assert_identical(cache.gather("b")[0], rows(3, ord("a"))[0], "keys of the fork")
-
-
-def check_refusals(function, valid, refusals):
-    """Each refusal replaces arguments of a call that is otherwise valid."""
-    for argument, replaced in refusals:
-        with refused(InvalidArgument, *argument.split("/")):
-            function(**{**valid, **replaced})
 
 
 @requirement("PA-59")
