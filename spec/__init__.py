@@ -7,18 +7,22 @@ from spec.collective import Collective
 from spec.errors import (
     CallbackError,
     CannotTruncate,
+    ContextTooLong,
     InvalidArgument,
     NotSupported,
     OutOfBlocks,
     SpecError,
     UnknownSequence,
 )
+from spec.model import Model
 
 __all__ = [
     "CallbackError",
     "CannotTruncate",
     "Collective",
+    "ContextTooLong",
     "InvalidArgument",
+    "Model",
     "NotSupported",
     "OutOfBlocks",
     "SpecError",

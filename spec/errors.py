@@ -28,6 +28,10 @@ class CannotTruncate(SpecError):
     """The sequence cannot go back that far: keys that it would need were given back."""
 
 
+class ContextTooLong(SpecError):
+    """The tokens do not fit into what the model's context may hold."""
+
+
 class NotSupported(SpecError):
     """The combination of options is refused because it would be silently wrong."""
 
