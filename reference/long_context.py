@@ -167,17 +167,37 @@ def check_rotation(config, d):
 
 # Checkpoints ----------------------------------------------------------------------------------------------
 
-INTERLEAVED = ("cohere", "cohere2", "deepseek_v2", "deepseek_v3", "glm", "glm4", "llama4_text")
-SCALES_SOFTMAX = ("deepseek_v2", "deepseek_v3")
+# As their modelling code in transformers does it.
+INTERLEAVED = (
+    "cohere",
+    "cohere2",
+    "cohere2_moe",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "glm",
+    "glm4",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+    "helium",
+    "llama4_text",
+    "youtu",
+)
+SCALES_SOFTMAX = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "youtu")
 
 
 def rope_config_from_hf(config, layer_type=None):
     entry = rope_entry(config, layer_type)
-    base = entry.get("rope_theta", config.get("rope_theta", 10000.0))
+    base = config.get("rope_theta", config.get("rotary_emb_base", 10000.0))
+    base = entry.get("rope_theta", base)
     if "rope_local_base_freq" in config and layer_type == "sliding_attention":
         base = config["rope_local_base_freq"]
     fraction = config.get("partial_rotary_factor", config.get("rotary_pct", 1.0))
     fraction = entry.get("partial_rotary_factor", fraction)
+    if config.get("qk_rope_head_dim") is not None:
+        fraction = 1.0  # these channels are the part that rotates
     interleaved = config.get("model_type") in INTERLEAVED and config.get("rope_interleave", True)
     return RopeConfig(head_dim(config), base, fraction, interleaved, scaling_of(entry, config))
 
@@ -186,7 +206,8 @@ def rope_entry(config, layer_type):
     """The dictionary about rotation that holds for this kind of layer."""
     entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kinds = {name: value for name, value in entry.items() if isinstance(value, dict)}
-    if "rope_local_base_freq" in config:  # Gemma 3: what is in the config is for full attention
+    full_only = "rope_local_base_freq" in config or (config.get("model_type") == "olmo3" and not kinds)
+    if full_only:  # Gemma 3 and OLMo 3: what is in the config is for full attention
         kinds = {"full_attention": entry, "sliding_attention": {}}
     if not kinds:
         return entry
@@ -653,7 +674,7 @@ def quantize_kv(x, *, bits, group, axis):
     expect(x.ndim == 3, "x", "3 axes", x.shape)
     expect(x.shape[axis] % group == 0, "group", f"a divisor of {x.shape[axis]}", group)
     rows = np.moveaxis(x.astype(WORK), axis, -1)
-    groups = rows.reshape(*rows.shape[:-1], -1, group)
+    groups = rows.reshape(*rows.shape[:-1], rows.shape[-1] // group, group)
     zero = groups.min(axis=-1)
     scale = (groups.max(axis=-1) - zero) / (2**bits - 1)
     divisor = np.where(scale > 0, scale, 1)
@@ -942,7 +963,8 @@ def page_bounds(queries, keys, page_size):
 def page_scores(queries, keys, page_size):
     """(kv_heads, pages): the bounds of the query heads that read a kv head, added up."""
     bounds = page_bounds(queries, keys, page_size)
-    return bounds.reshape(keys.shape[1], -1, bounds.shape[1]).sum(axis=1)
+    heads, pages, kv_heads = len(queries), bounds.shape[1], keys.shape[1]
+    return bounds.reshape(kv_heads, heads // kv_heads, pages).sum(axis=1)
 
 
 # Prefill --------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ A reference that only its own suite has seen proves nothing: both may rest on on
 float32 outside is judged as a submission is, by the allowance of its input.
 """
 
-import importlib
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,19 +25,11 @@ from spec.moe import (
     QuantizedMatrix,
     RouterConfig,
 )
+from tests.suite.outside import normal, outside
 
 truth = GroundTruth("moe")
 
 TOKENS, WIDTH, INNER = 12, 10, 7
-
-
-def outside(module):
-    """A module of a library that only these tests need. Imported late, because some take seconds."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        missing = str(error)
-    pytest.fail(f"{missing}. These tests need outside libraries: pip install -e '.[dev]'", pytrace=False)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +40,6 @@ def torch():
 @pytest.fixture(scope="module")
 def mx():
     return outside("mlx.core")
-
-
-def normal(seed, *shape, dtype=np.float32):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def randomize(torch, module):
