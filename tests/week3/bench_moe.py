@@ -1,9 +1,9 @@
 """A mixture-of-experts layer in MLX against what else one would run, on the same BLAS.
 
-Every contender is given tokens and computes the whole layer, router included. They take turns within one run,
-and their best times are compared: neighbours on the machine only ever add time. Beside each stands the floor:
-the time that the weights of the chosen experts take to cross the memory bus once, or that the multiplications
-take at the speed of a large matrix product, whichever is longer. Times are printed, not asserted.
+Every contender is given tokens and computes the whole layer, router included; they take turns (`races.py`).
+Beside each stands the floor: the time that the weights of the chosen experts take to cross the memory bus
+once, or that the multiplications take at the speed of a large matrix product, whichever is longer. Times are
+printed, not asserted.
 
 Top 2 of E experts, D wide, F inside, float32, except where it says otherwise.
 """
@@ -12,10 +12,7 @@ from runtime import blas
 
 blas.preload()  # before MLX is imported
 
-import os  # noqa: E402
-import time  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
-from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from functools import cache, partial  # noqa: E402
 from types import SimpleNamespace  # noqa: E402
@@ -27,6 +24,16 @@ import pytest  # noqa: E402
 
 from solution.moe import moe_ffn, route  # noqa: E402
 from spec.moe import ExpertWeights, QuantizedExpertWeights, QuantizedMatrix, RouterConfig  # noqa: E402
+from tests.week3.races import (  # noqa: E402
+    Row,
+    above,
+    agree,
+    measure,
+    product_speed,
+    race,
+    read_bandwidth,
+    show,
+)
 
 SMALL = (8, 512, 1024)  # E, D, F
 LARGE = (64, 512, 512)
@@ -35,18 +42,6 @@ GROUP_SIZE, BITS = 64, 4
 # the cache, as they do when a model generates: all its other layers lie between two visits.
 IN_TURN = 16
 ROUNDS = 10
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contender. `bar` is empty for those that the others are measured against."""
-
-    name: str
-    seconds: float
-    ratio: float
-    bar: str
-    met: bool
-    floor: str
 
 
 # What is measured -----------------------------------------------------------------------------------------
@@ -209,51 +204,16 @@ ALL: dict[str, Contender] = {
 # Taking turns ---------------------------------------------------------------------------------------------
 
 
-def evaluate(result: Any) -> None:
-    if isinstance(result, mx.array):  # PyTorch has computed already
-        mx.eval(result)
+def each(contender: Callable[[mx.array], Any], xs: list[mx.array]) -> list[Any]:
+    return [contender(x) for x in xs]
 
 
-def race(contenders: Sequence[Callable[[mx.array], Any]], xs: list[mx.array]) -> list[float]:
-    """Best seconds a call of each; all take their turn in every round, all give the same result.
-
-    A turn goes through the calls twice, and the second time counts: a contender finds caches, heap and
-    threads as it left them, and not as its rival did.
-    """
+def race_over(contenders: Sequence[Callable[[mx.array], Any]], xs: list[mx.array]) -> list[float]:
+    """Best seconds a call of each, over all xs in turn; all give the same result."""
     for x in xs[:2]:
-        first, *others = [np.asarray(contender(x)) for contender in contenders]
-        for other in others:
-            assert np.abs(first - other).max() <= 1e-5 * np.abs(first).max()
-    best = [float("inf")] * len(contenders)
-    for _ in range(ROUNDS):
-        for i, contender in enumerate(contenders):
-            for x in xs:
-                evaluate(contender(x))
-            start = time.perf_counter()
-            for x in xs:
-                evaluate(contender(x))
-            best[i] = min(best[i], (time.perf_counter() - start) / len(xs))
-    return best
-
-
-@cache
-def read_bandwidth() -> float:
-    """Bytes a second that all cores together read from memory."""
-    workers = os.cpu_count() or 1
-    parts = [np.ones(1 << 24, np.float32) for _ in range(workers)]  # 64 MiB each: no cache holds them
-    best = float("inf")
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in range(10):
-            start = time.perf_counter()
-            list(pool.map(np.sum, parts))
-            best = min(best, time.perf_counter() - start)
-    return workers * parts[0].nbytes / best
-
-
-@cache
-def product_speed() -> float:
-    """Operations a second of a large matrix product."""
-    return blas.measure_gflops(repeats=10) * 1e9
+        agree([partial(contender, x) for contender in contenders])
+    times = race([partial(each, contender, xs) for contender in contenders], ROUNDS)
+    return [seconds / len(xs) for seconds in times]
 
 
 def floor(w: Layer, xs: list[mx.array], bytes_a_weight: float = 4.0) -> float:
@@ -267,24 +227,20 @@ def floor(w: Layer, xs: list[mx.array], bytes_a_weight: float = 4.0) -> float:
     return seconds / len(xs)
 
 
-def far(seconds: float, least: float) -> str:
-    return f"{least * 1e3:.2f} ms, {seconds / least:.1f} x"
-
-
 def layer_rows(
     shape: tuple[int, int, int], tokens: int, contenders: dict[str, Contender], bars: dict[str, float]
 ) -> list[Row]:
     """All contenders, the solution last; then the solution against each rival that has a bar."""
     w, xs = layer(*shape), batches(tokens, shape[1])
-    times = dict(zip(contenders, race([make(w) for make in contenders.values()], xs), strict=True))
+    times = dict(zip(contenders, race_over([make(w) for make in contenders.values()], xs), strict=True))
     least = floor(w, xs)
     setting = f"{shape}, {tokens} token{'s' if tokens > 1 else ''}"
     own = times["moe_ffn"]
-    rows = [Row(f"{setting}: {name}", s, s / own, "", True, far(s, least)) for name, s in times.items()]
+    rows = [Row(f"{setting}: {name}", s, s / own, "", True, above(s, least)) for name, s in times.items()]
     for rival, bar in bars.items():
         ratio = times[rival] / own
         name = f"{setting}: moe_ffn against {rival}"
-        rows.append(Row(name, own, ratio, f"at least {bar} x faster", ratio >= bar, far(own, least)))
+        rows.append(Row(name, own, ratio, f"at least {bar} x faster", ratio >= bar, above(own, least)))
     return rows
 
 
@@ -317,9 +273,9 @@ def growth_rows() -> list[Row]:
     first: dict[int, float] = {}
     for name, (w, tokens) in settings.items():
         xs = batches(tokens, w.router.shape[1])
-        (seconds,) = race([solution(w)], xs)
+        (seconds,) = race_over([solution(w)], xs)
         first.setdefault(tokens, seconds)
-        rows.append(Row(name, seconds, seconds / first[tokens], "", True, far(seconds, floor(w, xs))))
+        rows.append(Row(name, seconds, seconds / first[tokens], "", True, above(seconds, floor(w, xs))))
     return rows
 
 
@@ -328,13 +284,13 @@ def quantized_rows() -> list[Row]:
     w = layer(*SMALL)
     for tokens in (1, 16, 128):
         xs = batches(tokens, SMALL[1])
-        theirs, own = race([quantized_switch_glu(w), quantized_solution(w)], xs)
+        theirs, own = race_over([quantized_switch_glu(w), quantized_solution(w)], xs)
         least = floor(w, xs, BITS / 8 + 2 * 4 / GROUP_SIZE)  # codes, and a scale and a bias for each group
         setting = f"{SMALL}, {BITS} bit, {tokens} token{'s' if tokens > 1 else ''}"
-        rows.append(Row(f"{setting}: SwitchGLU", theirs, theirs / own, "", True, far(theirs, least)))
+        rows.append(Row(f"{setting}: SwitchGLU", theirs, theirs / own, "", True, above(theirs, least)))
         met = theirs / own >= 1
         rows.append(
-            Row(f"{setting}: moe_ffn", own, theirs / own, "at least 1.0 x faster", met, far(own, least))
+            Row(f"{setting}: moe_ffn", own, theirs / own, "at least 1.0 x faster", met, above(own, least))
         )
     return rows
 
@@ -347,38 +303,26 @@ def report() -> list[Row]:
 # For pytest-benchmark -------------------------------------------------------------------------------------
 
 
-def measure(benchmark, group: str, run: Callable[[mx.array], Any], xs: list[mx.array]) -> None:
-    def calls() -> None:
-        for x in xs:
-            evaluate(run(x))
-
-    benchmark.group = group
-    benchmark.pedantic(calls, rounds=7, warmup_rounds=1)
-
-
 @pytest.mark.parametrize("tokens", [1, 128, 1024])
 @pytest.mark.parametrize("shape", [SMALL, LARGE], ids=str)
 @pytest.mark.parametrize("contender", ALL.values(), ids=ALL)
 def test_layer(benchmark, contender, shape, tokens):
     xs = batches(tokens, shape[1])
-    measure(benchmark, f"{shape}, {tokens} tokens, {len(xs)} calls", contender(layer(*shape)), xs)
+    measure(
+        benchmark, f"{shape}, {tokens} tokens, {len(xs)} calls", partial(each, contender(layer(*shape)), xs)
+    )
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 128])
 @pytest.mark.parametrize("contender", [quantized_switch_glu, quantized_solution])
 def test_quantized_layer(benchmark, contender, tokens):
     xs = batches(tokens, SMALL[1])
-    measure(benchmark, f"{BITS} bit, {tokens} tokens, {len(xs)} calls", contender(layer(*SMALL)), xs)
+    measure(
+        benchmark,
+        f"{BITS} bit, {tokens} tokens, {len(xs)} calls",
+        partial(each, contender(layer(*SMALL)), xs),
+    )
 
 
 def test_report(benchmark, capsys):
-    """All contenders in turns: the ratios that count."""
-    benchmark.group = "report"
-    measured = benchmark.pedantic(partial(report), rounds=1)
-    with capsys.disabled():
-        print(f"\nread bandwidth {read_bandwidth() / 1e9:.1f} GB/s, {blas.preload()}")
-        for row in measured:
-            bar = f"{row.bar}: {'met' if row.met else 'missed'}" if row.bar else ""
-            print(
-                f"{row.name:<64} {row.seconds * 1e3:9.3f} ms  {row.ratio:6.2f}  floor {row.floor:<22}  {bar}"
-            )
+    show(benchmark, capsys, report)

@@ -1,9 +1,8 @@
 """Paged attention in MLX against what else one would write in MLX, on the same BLAS.
 
-Contenders take turns within one run, and their best times are compared: neighbours on the machine only ever
-add time. Beside each stands the floor, the time that its keys and values take to cross the memory bus once
-(for prefill: that its multiplications take at the speed of a large matrix product). Times are printed, not
-asserted.
+Contenders take turns (`races.py`). Beside each stands the floor, the time that its keys and values take to
+cross the memory bus once (for prefill: that its multiplications take at the speed of a large matrix product).
+Times are printed, not asserted.
 
 Decode and prefill use 8 query heads on 2 kv heads of 64 in float32. Blocks lie in the pool in random order,
 as after hours of service.
@@ -13,10 +12,8 @@ from runtime import blas
 
 blas.preload()  # before MLX is imported
 
-import os  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
-from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from functools import cache, partial  # noqa: E402
 
@@ -25,6 +22,16 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from solution.paged_attention import PagedKVCache, fragmentation, paged_attention  # noqa: E402
+from tests.week3.races import (  # noqa: E402
+    Row,
+    above,
+    agree,
+    measure,
+    product_speed,
+    race,
+    read_bandwidth,
+    show,
+)
 
 HEADS, KV_HEADS, HEAD_DIM = 8, 2, 64
 MAX_LENGTH = 8192
@@ -32,18 +39,6 @@ LENGTHS = [int(512 * 16 ** ((i + 0.5) / 32)) for i in range(32)]  # log-uniform 
 TOKEN_BYTES = 2 * KV_HEADS * HEAD_DIM * 4  # a key and a value
 POOLS = (16, 64, 512)  # megabytes
 ROUNDS = 15
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contender. `bar` is empty for those that the others are measured against."""
-
-    name: str
-    seconds: float
-    ratio: float
-    bar: str
-    met: bool
-    floor: str
 
 
 # What is measured -----------------------------------------------------------------------------------------
@@ -168,39 +163,6 @@ class Appends:
 # Taking turns ---------------------------------------------------------------------------------------------
 
 
-def race(contenders: Sequence[Callable[[], mx.array]], rounds: int = ROUNDS) -> list[float]:
-    """Best seconds of each; all take their turn in every round, and all give the same result.
-
-    A turn is two runs, of which the second counts: decoding repeats itself, so a contender finds caches and
-    heap as it left them, and not as its rival did.
-    """
-    first, *others = [np.asarray(contender()) for contender in contenders]
-    for other in others:
-        assert np.abs(first - other).max() <= 1e-5
-    best = [float("inf")] * len(contenders)
-    for _ in range(rounds):
-        for i, contender in enumerate(contenders):
-            mx.eval(contender())
-            start = time.perf_counter()
-            mx.eval(contender())
-            best[i] = min(best[i], time.perf_counter() - start)
-    return best
-
-
-@cache
-def read_bandwidth() -> float:
-    """Bytes a second that all cores together read from memory."""
-    workers = os.cpu_count() or 1
-    parts = [np.ones(1 << 24, np.float32) for _ in range(workers)]  # 64 MiB each: no cache holds them
-    best = float("inf")
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in range(10):
-            start = time.perf_counter()
-            list(pool.map(np.sum, parts))
-            best = min(best, time.perf_counter() - start)
-    return workers * parts[0].nbytes / best
-
-
 def rows(
     setting: str,
     contenders: Sequence[tuple[str, Callable[[], mx.array]]],
@@ -209,14 +171,15 @@ def rows(
     met: Callable[[float, float], tuple[float, bool]],
 ) -> list[Row]:
     """The first contender is what the last, the solution, is measured against."""
-    seconds = race([run for _, run in contenders])
+    agree([run for _, run in contenders])
+    seconds = race([run for _, run in contenders], ROUNDS)
     ratio, reached = met(seconds[0], seconds[-1])
-    above = [f"{floor * 1e3:.2f} ms, {s / floor:.1f} x" for s in seconds]
     others = [
-        Row(f"{setting}: {name}", s, seconds[0] / s, "", True, far)
-        for (name, _), s, far in zip(contenders[:-1], seconds, above, strict=False)
+        Row(f"{setting}: {name}", s, seconds[0] / s, "", True, above(s, floor))
+        for (name, _), s in zip(contenders[:-1], seconds, strict=False)
     ]
-    return [*others, Row(f"{setting}: {contenders[-1][0]}", seconds[-1], ratio, bar, reached, above[-1])]
+    own, far = seconds[-1], above(seconds[-1], floor)
+    return [*others, Row(f"{setting}: {contenders[-1][0]}", own, ratio, bar, reached, far)]
 
 
 def faster(times: float) -> tuple[str, Callable[[float, float], tuple[float, bool]]]:
@@ -258,7 +221,7 @@ def prefill_rows() -> list[Row]:
         ("paged", partial(paged, b)),
     ]
     products = 2 * 2 * HEADS * HEAD_DIM * sum(range(1, 1025))  # of queries and keys, of weights and values
-    return rows("prefill 1024", contenders, products / (blas.measure_gflops() * 1e9), *faster(1.5))
+    return rows("prefill 1024", contenders, products / product_speed(), *faster(1.5))
 
 
 def append_rows() -> list[Row]:
@@ -297,11 +260,6 @@ def report() -> list[Row]:
 # For pytest-benchmark -------------------------------------------------------------------------------------
 
 
-def measure(benchmark, group: str, run: Callable[[], mx.array]) -> None:
-    benchmark.group = group
-    benchmark.pedantic(lambda: mx.eval(run()), rounds=7, warmup_rounds=1)
-
-
 @pytest.mark.parametrize("block_size", [32, 128])
 @pytest.mark.parametrize("contender", [contiguous, gather_all, gather_each, paged])
 def test_decode_32_sequences(benchmark, contender, block_size):
@@ -325,13 +283,4 @@ def test_append_to_32_sequences(benchmark, megabytes):
 
 
 def test_report(benchmark, capsys):
-    """All contenders in turns: the ratios that count."""
-    benchmark.group = "report"
-    measured = benchmark.pedantic(report, rounds=1)
-    with capsys.disabled():
-        print(f"\nread bandwidth {read_bandwidth() / 1e9:.1f} GB/s, {blas.preload()}")
-        for row in measured:
-            bar = f"{row.bar}: {'met' if row.met else 'missed'}" if row.bar else ""
-            print(
-                f"{row.name:<64} {row.seconds * 1e3:9.3f} ms  {row.ratio:6.2f}  floor {row.floor:<22}  {bar}"
-            )
+    show(benchmark, capsys, report)
