@@ -8,6 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hypothesis.internal.conjecture import engine, providers
 from hypothesis.internal.constants_ast import Constants
 from hypothesis.reporting import with_reporter
 
+from grading import memory
 from grading.boundary.failures import (
     BoundaryFailure,
     CallTimeout,
@@ -40,6 +42,7 @@ TOPIC_SECONDS = 180.0
 FATAL_LIMIT = 3  # crashes and time-outs before a topic is given up
 SUITE = ROOT / "tests" / "week3"
 OUR_NOTES = ("Failing test case", "Falsifying example", "You can reproduce")  # the submission writes others
+FIXTURES = ("impl=", "described=", "far_id=", "memory_growth=")  # in an example, none of the input
 MESSAGE_LENGTH = 2000  # characters of a message, half of them for the smallest input
 REPORTED = pytest.StashKey[TestResult]()
 
@@ -314,16 +317,28 @@ class Judge:
     @pytest.fixture
     def described(self, request: pytest.FixtureRequest, impl: Any) -> Callable[[str], Described]:
         """What the implementation has under a name of the contract."""
-        topic = topic_of(request.node)
-        assert topic is not None
-        session = self.trial(request.node.callspec.params["impl"], topic).session
+        session = self._session(request.node)
         return lambda name: session.describe()[name]
+
+    @pytest.fixture
+    def memory_growth(
+        self, request: pytest.FixtureRequest, impl: Any
+    ) -> Callable[[], AbstractContextManager[memory.Growth]]:
+        """Measures how far the implementation's memory grows in a `with` block: see grading/memory.py."""
+        session = self._session(request.node)
+        session.restart()  # what earlier tests left in its heap would hide growth
+        return lambda: memory.growth(session)
 
     @pytest.fixture
     def far_id(self, request: pytest.FixtureRequest, impl: Any) -> Callable[[int], int]:
         """An id outside a pool: far outside where a crash hurts only the submission's own process."""
         isolated = self.candidates[request.node.callspec.params["impl"]].isolated
         return lambda num_blocks: 2**30 if isolated else num_blocks + 3
+
+    def _session(self, item: Any) -> Session:
+        topic = topic_of(item)
+        assert topic is not None
+        return self.trial(item.callspec.params["impl"], topic).session
 
 
 def silent(text: object) -> None:
@@ -432,7 +447,7 @@ def message_of(failure: BaseException, notes: str) -> str:
     example = re.search(r"(?:Failing test case|Falsifying example): \w+\((.*?)\n\)", notes, re.DOTALL)
     if example:
         given = [line.split("  # or any other")[0].strip() for line in example[1].splitlines()]
-        shown = [line for line in given if line and not line.startswith(("impl=", "far_id=", "#"))]
+        shown = [line for line in given if line and not line.startswith((*FIXTURES, "#"))]
         text += "\nsmallest input: " + shortened(" ".join(shown).rstrip(","))
     return text
 

@@ -135,6 +135,16 @@ class Session(ABC):
         function: Callable[..., Any] = self._exports.get(reference.kind, reference.id)
         return function
 
+    # ---- Memory. ----
+
+    @abstractmethod
+    def processes(self) -> list[int]:
+        """Those that the submission runs in, by number. It is loaded before, if it was not."""
+
+    @abstractmethod
+    def recorded_beside(self) -> int:
+        """Bytes that the recording keeps in the submission's own process."""
+
     # ---- The connection. ----
 
     def end_at(self, moment: float) -> None:
@@ -154,6 +164,11 @@ class Session(ABC):
                 self._peer = self._open(self._exports)
                 self._load(self._peer)
             return self._peer
+
+    def restart(self) -> None:
+        """The next call has a fresh peer. Objects made before are lost."""
+        with self._opening:
+            self._peer = None
 
     def _load(self, peer: Peer) -> None:
         peer.ends_at = self._ends_at
@@ -235,6 +250,14 @@ class InProcess(Session):
         connect(ours, theirs)
         return ours
 
+    def processes(self) -> list[int]:
+        self.peer()
+        return [os.getpid()]
+
+    def recorded_beside(self) -> int:
+        frames = [frame for each in self._recorded or [] for frame in (each.request, each.reply)]
+        return sum(b.nbytes for frame in frames if isinstance(frame, Frame) for b in frame.buffers)
+
     def close(self) -> None:
         pass
 
@@ -258,6 +281,13 @@ class Isolated(Session):
     @property
     def isolation(self) -> str:
         return self._tier.name
+
+    def processes(self) -> list[int]:
+        self.peer()
+        return [pid for end in self._ends if isinstance(end, Child) for pid in end.family()]
+
+    def recorded_beside(self) -> int:
+        return 0
 
     def _open(self, exports: Exports) -> Peer:
         self._end_worker()

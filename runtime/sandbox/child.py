@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 MEANINGS = {
@@ -39,6 +40,10 @@ class Child:
     @property
     def pid(self) -> int:
         return self._family.process.pid
+
+    def family(self) -> list[int]:
+        """The command and what it started, by number. Without /proc the command alone."""
+        return list(_descendants(self.pid))
 
     def alive(self) -> bool:
         return not self._family.has_ended()
@@ -138,6 +143,15 @@ def describe(returncode: int) -> str:
     name = signal.Signals(number)
     meaning = f": {MEANINGS[name]}" if name in MEANINGS else ""
     return f"killed by signal {number} ({name.name}){meaning}"
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """A process, and those below it that are there now."""
+    yield pid
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in listed.read_text().split():
+                yield from _descendants(int(child))
 
 
 def _drain(process: subprocess.Popen[bytes], output: Tail) -> None:

@@ -3,27 +3,18 @@
 A reference that only its own suite has seen proves nothing: both may rest on one misreading.
 """
 
-import importlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from reference import paged_attention as reference
+from tests.suite.outside import outside
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 5
 
 LENGTHS = [(1, 1), (9, 1), (9, 4), (9, 9)]  # n keys, m queries at their end
 each_length = pytest.mark.parametrize(("n", "m"), LENGTHS)
-
-
-def outside(module):
-    """A module of a library that only these tests need. Imported late, because some take seconds."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        missing = str(error)
-    pytest.fail(f"{missing}. These tests need outside libraries: pip install -e '.[dev]'", pytrace=False)
 
 
 @pytest.fixture(scope="module")
