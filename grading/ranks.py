@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from grading.boundary.trace import RecordedCall
 from spec.collective import Collective
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -103,3 +104,23 @@ class Ranks:
         if self._broken is not None:
             raise ConnectionError("another rank has failed")
         assert arrived, f"waited {patience:g} s for {what}: a rank does not take part"
+
+
+class FreshGroups:
+    """For a replay: calls that took part in one group find each other in a new one.
+
+    The recorded group is spent: its messages were taken. Replayed ranks that cannot go on give up sooner.
+    """
+
+    def __init__(self) -> None:
+        self._ranks: Ranks | None = None
+        self._taken: set[int] = set()
+
+    def arguments(self, call: RecordedCall) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        ends = call.kwargs.get("collective")
+        if not isinstance(ends, Collective):
+            return call.args, call.kwargs
+        if self._ranks is None or self._ranks.size != ends.size or ends.rank in self._taken:
+            self._ranks, self._taken = Ranks(ends.size, patience=1.0), set()
+        self._taken.add(ends.rank)
+        return call.args, {**call.kwargs, "collective": self._ranks.collective(ends.rank)}

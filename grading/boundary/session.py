@@ -107,6 +107,12 @@ class Session(ABC):
         if self._peer is not None:
             self._peer.record = self._record
 
+    def stop_recording(self) -> None:
+        """Forgets what was recorded, and keeps nothing until the next start."""
+        self._recorded = None
+        if self._peer is not None:
+            self._peer.record = None
+
     def _record(self, exchange: Exchange) -> None:
         assert self._recorded is not None
         if isinstance(exchange.reply, Frame):
@@ -140,10 +146,6 @@ class Session(ABC):
     @abstractmethod
     def processes(self) -> list[int]:
         """Those that the submission runs in, by number. It is loaded before, if it was not."""
-
-    @abstractmethod
-    def recorded_beside(self) -> int:
-        """Bytes that the recording keeps in the submission's own process."""
 
     # ---- The connection. ----
 
@@ -254,10 +256,6 @@ class InProcess(Session):
         self.peer()
         return [os.getpid()]
 
-    def recorded_beside(self) -> int:
-        frames = [frame for each in self._recorded or [] for frame in (each.request, each.reply)]
-        return sum(b.nbytes for frame in frames if isinstance(frame, Frame) for b in frame.buffers)
-
     def close(self) -> None:
         pass
 
@@ -285,9 +283,6 @@ class Isolated(Session):
     def processes(self) -> list[int]:
         self.peer()
         return [pid for end in self._ends if isinstance(end, Child) for pid in end.family()]
-
-    def recorded_beside(self) -> int:
-        return 0
 
     def _open(self, exports: Exports) -> Peer:
         self._end_worker()

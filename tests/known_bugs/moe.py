@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from grading.bugs import Bug
-from grading.ranks import Ranks
+from grading.ranks import FreshGroups
 from grading.trees import mapped
-from spec.moe import Collective, MoEOutput
+from spec.moe import MoEOutput
 
 
 def bug(requirement, title, *, old, new, hint, also=()):
@@ -24,17 +24,7 @@ class FreeChoices:
     """Integer dtypes, the routing of padding, and how ranks talk to each other, are the implementation's."""
 
     def __init__(self):
-        self.ranks = None
-        self.taken = set()
-
-    def arguments(self, call):
-        ends = call.kwargs.get("collective")
-        if not isinstance(ends, Collective):
-            return call.args, call.kwargs
-        if self.ranks is None or self.ranks.size != ends.size or ends.rank in self.taken:
-            self.ranks, self.taken = Ranks(ends.size, patience=1.0), set()
-        self.taken.add(ends.rank)
-        return call.args, {**call.kwargs, "collective": self.ranks.collective(ends.rank)}
+        self.arguments = FreshGroups().arguments
 
     def answer(self, call, answer):
         if isinstance(answer, MoEOutput):
