@@ -63,7 +63,11 @@ def diagnose(topic: str, trace: Sequence[RecordedCall], resolve: Resolve) -> lis
     wrong = [i for i, expected in enumerate(truth) if not same(submitted[i], expected, allowed[i])]
     if not wrong:
         return []
-    end = wrong[-1] + 1
+    end = 0
+    for calls in at_once(trace):  # whole groups: a rank alone would wait for the others
+        end += len(calls)
+        if end > wrong[-1]:
+            break
 
     def explains(bug: Bug) -> bool:
         edited = edited_functions(topic, bug)

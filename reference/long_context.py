@@ -384,6 +384,7 @@ def blockwise_attention(
     kv_positions = np.arange(keys) if kv_positions is None else kv_positions
     expect(q_positions.shape == (queries,), "q_positions", f"shape ({queries},)", q_positions.shape)
     expect(kv_positions.shape == (keys,), "kv_positions", f"shape ({keys},)", kv_positions.shape)
+    q_positions, kv_positions = q_positions.astype(int), kv_positions.astype(int)
     check_mask_options(causal, window, sink_tokens, chunk, prefix)
     check_segments(segments, queries, keys)
 
@@ -626,12 +627,13 @@ class RollingKVCache:
 
     def truncate(self, length):
         expect(0 <= length <= self.n, "length", f"0 to {self.n}", length)
-        if max(self.sink_tokens, length - self.window + 1) < self.oldest:
+        if max(self.sink_tokens, length - self.window + 1) < min(self.oldest, length):
             raise CannotTruncate(f"length: expected at least {self.oldest + self.window - 1}, got {length}")
         left = [i for i, p in enumerate(self.kept) if p < length]
         self.keys, self.values = self.keys[left], self.values[left]
         self.kept = [self.kept[i] for i in left]
         self.askable = max(0, self.askable - (self.n - length))
+        self.oldest = min(self.oldest, length)
         self.n = length
 
     def length(self):

@@ -13,8 +13,8 @@ from grading.contract import contract
 from grading.requirements import requirements, topics
 from tests.suite.trials import verdicts
 
-# What only a callback of the test sees, or what lies within the allowance, is in no answer that the diagnosis
-# could compare.
+# What only a callback of the test sees, what only memory shows, or what lies within the allowance, is in no
+# answer that the diagnosis could compare.
 IN_NO_ANSWER = {
     "hands the hash salt and adapter without their kind",
     "hashes the whole sequence again at each commit",
@@ -23,6 +23,23 @@ IN_NO_ANSWER = {
     "gathers the tokens of all ranks",
     "leaves at once when a rank has no tokens",
     "sends every token to every rank",
+    # Memory
+    "computes the scores of all pairs at once",
+    "keeps everything and masks it",
+    "keeps full precision beside the codes",
+    # What ranks send
+    "gathers the keys and values of all ranks",
+    "sends its shard to every rank",
+    "sends its queries around as well",
+    "sends one message for each token",
+    "talks to the others before it looks at its arguments",
+    # What a model is asked
+    "feeds all that came before again with each piece",
+    "feeds one token at a time",
+    "feeds the whole prompt at once",
+    "leaves what it has fed when a piece fails",
+    "empties the context when a piece fails",
+    "takes back the failed piece only",
 }
 
 BUGS = [

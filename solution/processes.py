@@ -10,7 +10,7 @@ SENDS = mx.new_thread_local_stream(mx.cpu)
 
 
 def mlx_collective(group: mx.distributed.Group) -> Collective:
-    """What `expert_parallel_ffn` needs, over this group.
+    """What the contracts call a collective, over this group.
 
     The ring back end joins neighbours only: with it, a group has at most three ranks.
     """

@@ -1,0 +1,108 @@
+"""The rotation of a checkpoint in the layout of transformers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from spec import NotSupported
+from spec.long_context import DynamicNTK, Linear, Llama3, LongRoPE, RopeConfig, Scaling, YaRN
+
+from .checks import expect
+from .rotation import yarn_growth
+
+# Multi-head latent attention: mscale_all_dim scales the softmax.
+SCALES_SOFTMAX = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "youtu")
+INTERLEAVED = (
+    *SCALES_SOFTMAX,
+    "cohere",
+    "cohere2",
+    "cohere2_moe",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "glm",
+    "glm4",
+    "helium",
+    "llama4_text",
+)
+ORIGINAL_LENGTH = "original_max_position_embeddings"
+
+
+def rope_config_from_hf(config: Mapping[str, Any], layer_type: str | None = None) -> RopeConfig:
+    """The rotation of a checkpoint's `config.json`."""
+    entry = _entry(config, layer_type)
+    base = config.get("rope_theta", config.get("rotary_emb_base", 10000.0))
+    base = entry.get("rope_theta", base)
+    if "rope_local_base_freq" in config and layer_type == "sliding_attention":
+        base = config["rope_local_base_freq"]
+    fraction = config.get("partial_rotary_factor", config.get("rotary_pct", 1.0))
+    fraction = entry.get("partial_rotary_factor", fraction)
+    if config.get("qk_rope_head_dim") is not None:
+        fraction = 1.0  # these channels are the part that rotates
+    interleaved = config.get("model_type") in INTERLEAVED and config.get("rope_interleave", True)
+    return RopeConfig(_head_dim(config), base, fraction, interleaved, _scaling(entry, config))
+
+
+def _entry(config: Mapping[str, Any], layer_type: str | None) -> Mapping[str, Any]:
+    """What the config says about rotation in this kind of layer."""
+    entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kinds = {name: value for name, value in entry.items() if isinstance(value, Mapping)}
+    olmo3 = config.get("model_type") == "olmo3" and not kinds
+    if olmo3 or "rope_local_base_freq" in config:  # the entry of OLMo 3 and Gemma 3 is for full attention
+        kinds = {"full_attention": entry, "sliding_attention": {}}
+    if not kinds:
+        return entry
+    expect(layer_type in kinds, "layer_type", " or ".join(sorted(kinds)), layer_type)
+    return kinds[layer_type]
+
+
+def _head_dim(config: Mapping[str, Any]) -> int:
+    for key in ("qk_rope_head_dim", "head_dim"):
+        if config.get(key) is not None:
+            return config[key]
+    return _setting(config, "hidden_size") // _setting(config, "num_attention_heads")
+
+
+def _scaling(entry: Mapping[str, Any], config: Mapping[str, Any]) -> Scaling | None:
+    kind = entry.get("rope_type", entry.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return Linear(_setting(entry, "factor"))
+    if kind == "dynamic":
+        return DynamicNTK(_setting(entry, "factor"), _setting(config, "max_position_embeddings"))
+    if kind not in ("yarn", "llama3", "longrope", "su"):
+        raise NotSupported(f"rope_type: expected one that spec/long_context.md lists, got {kind!r}")
+    original = _setting(config if config.get(ORIGINAL_LENGTH) is not None else entry, ORIGINAL_LENGTH)
+    if kind == "llama3":
+        low, high = _setting(entry, "low_freq_factor"), _setting(entry, "high_freq_factor")
+        return Llama3(_setting(entry, "factor"), low, high, original)
+    factor = entry.get("factor")
+    if factor is None:
+        factor = _setting(config, "max_position_embeddings") / original
+    if kind == "yarn":
+        return _yarn(entry, config.get("model_type"), factor, original)
+    short, long = tuple(_setting(entry, "short_factor")), tuple(_setting(entry, "long_factor"))
+    return LongRoPE(short, long, original, factor, entry.get("attention_factor"))
+
+
+def _yarn(entry: Mapping[str, Any], model_type: str | None, factor: float, original: int) -> YaRN:
+    attention_factor = entry.get("attention_factor")
+    mscale, all_dim = entry.get("mscale") or None, entry.get("mscale_all_dim") or None
+    if model_type not in SCALES_SOFTMAX:
+        if attention_factor is None and mscale and all_dim:
+            attention_factor = yarn_growth(factor, mscale) / yarn_growth(factor, all_dim)
+        mscale = all_dim = None
+    return YaRN(
+        factor,
+        original,
+        entry.get("beta_fast") or 32.0,
+        entry.get("beta_slow") or 1.0,
+        entry.get("truncate", True),
+        attention_factor,
+        mscale,
+        all_dim,
+    )
+
+
+def _setting(entry: Mapping[str, Any], key: str) -> Any:
+    expect(entry.get(key) is not None, key, "a value in the config", "none")
+    return entry[key]
