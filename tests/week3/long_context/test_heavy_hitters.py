@@ -103,8 +103,8 @@ def test_of_equal_keys_the_earlier_stays(impl, dtype):
 @requirement("LC-77")
 @few
 @given(seed=SEEDS, sizes=SIZES, limits=LIMITS, heads=st.sampled_from([HEADS, 4, KV_HEADS]))
-@example(seed=1, sizes=[1] * 9, limits=(5, 2), heads=HEADS)
-@example(seed=2, sizes=[5, 1, 1, 2], limits=(4, 1), heads=HEADS)
+@example(seed=3, sizes=[1] * 9, limits=(4, 1), heads=HEADS)
+@example(seed=6, sizes=[5, 1, 1, 2], limits=(5, 2), heads=HEADS)
 def test_query_heads_of_one_kv_head_vote_together(impl, seed, sizes, limits, heads):
     steps, kept = clear_steps(seed, sizes, *limits, heads=heads)
     cache = new_cache(impl, *limits)

@@ -72,8 +72,8 @@ def test_a_page_is_not_bounded_by_keys_of_an_earlier_call(impl):
     pages=st.sampled_from([1, 2, 3, 5, 6, 9]),
     heads=st.sampled_from([HEADS, KV_HEADS]),
 )
-@example(seed=1, n=22, pages=3, heads=HEADS)
-@example(seed=2, n=24, pages=3, heads=HEADS)
+@example(seed=5, n=22, pages=3, heads=HEADS)
+@example(seed=3, n=24, pages=3, heads=HEADS)
 @example(seed=1, n=22, pages=6, heads=HEADS)
 @example(seed=1, n=22, pages=9, heads=HEADS)
 def test_chosen_are_the_best_pages_and_the_newest(impl, seed, n, pages, heads):

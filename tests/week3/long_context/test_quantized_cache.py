@@ -15,6 +15,7 @@ from tests.week3.long_context.cases_caches import (
     Coded,
     appended,
     few,
+    reference,
     tokens,
 )
 
@@ -38,6 +39,7 @@ def test_old_tokens_are_quantised_and_the_newest_are_not(impl, seed, cache, n):
 @HALVES
 @few
 @given(seed=SEEDS, bits=st.sampled_from([2, 4, 8]))
+@example(seed=1, bits=4)
 def test_a_quantised_cache_may_be_of_half_precision(impl, seed, bits, dtype):
     cache = Coded(bits, 4, 3, dtype)
     told = cache.tokens(seed, 13)
@@ -54,6 +56,7 @@ SIZES = st.lists(st.integers(0, 6), min_size=1, max_size=6)
 @example(seed=1, cache=Coded(2, 4, 0), sizes=[6, 1, 1, 3, 2])
 @example(seed=1, cache=Coded(8, 4, 1), sizes=[5, 6])
 @example(seed=1, cache=Coded(4, 4, 3), sizes=[6])
+@example(seed=1, cache=Coded(2, 4, 3), sizes=[13])
 def test_however_tokens_arrive_the_codes_are_the_same(impl, seed, cache, sizes):
     told = cache.tokens(seed, sum(sizes))
     cache.check(appended(cache.empty(impl), told, sizes), told)
@@ -82,11 +85,26 @@ def test_attention_reads_what_gather_gives(impl, seed, cache, sizes, m, scale):
 @HALVES
 @few
 @given(seed=SEEDS, heads=st.sampled_from([HEADS, KV_HEADS]))
+@example(seed=1, heads=KV_HEADS)
 def test_a_quantised_cache_is_read_in_half_precision(impl, seed, heads, dtype):
     cache = Coded(4, 4, 3, dtype)
     told = cache.tokens(seed, 11, heads)
     actual = appended(cache.empty(impl), told, [11])
     assert_matches(actual.attend(told.last(2).queries), cache.attention(told, 2))
+
+
+@requirement("LC-72")
+@HALVES
+@few
+@given(seed=SEEDS)
+@example(seed=1)
+def test_scores_may_be_larger_than_half_precision_knows(impl, seed, dtype):
+    cache = Coded(4, 4, 3, dtype)
+    told = cache.tokens(seed, 11)
+    queries = 8000 * told.last(2).queries
+    actual = appended(cache.empty(impl), told, [11]).attend(queries, scale=1e-3)
+    options = cache.bits, cache.group, cache.residual, 1e-3
+    assert_matches(actual, reference.quantized_attention(queries, told.keys, told.values, *options))
 
 
 class Life:

@@ -58,6 +58,7 @@ def test_until_the_first_eviction_it_is_full_attention(impl, seed, sizes, cache,
 @HALVES
 @few
 @given(seed=SEEDS, heads=st.sampled_from([HEADS, KV_HEADS]))
+@example(seed=1, heads=KV_HEADS)
 def test_a_rolling_cache_may_be_of_half_precision(impl, seed, heads, dtype):
     cache, told = Rolling(4, 2, dtype=dtype), tokens(seed, 6, dtype, heads=heads)
     cache.check(appended(cache.empty(impl), told, [3, 3]), told, 3)
@@ -69,6 +70,7 @@ def test_a_rolling_cache_may_be_of_half_precision(impl, seed, heads, dtype):
 @example(seed=1, window=(4, 2), positions="cache", sizes=[1] * 9)
 @example(seed=1, window=(4, 2), positions="absolute", sizes=[5, 1, 1, 1, 1])
 @example(seed=1, window=(3, 0), positions="absolute", sizes=[1] * 9)
+@example(seed=1, window=(1, 3), positions="cache", sizes=[1] * 9)
 def test_a_query_sees_the_sinks_and_the_window(impl, seed, window, positions, sizes):
     cache, told = Rolling(*window, positions), tokens(seed, sum(sizes))
     cache.check(appended(cache.empty(impl), told, sizes), told, 1)
