@@ -189,14 +189,13 @@ SCALES_SOFTMAX = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite",
 
 
 def rope_config_from_hf(config, layer_type=None):
-    entry = rope_entry(config, layer_type)
+    config = without_nulls(config)
+    entry = without_nulls(rope_entry(config, layer_type))
     base = config.get("rope_theta", config.get("rotary_emb_base", 10000.0))
     base = entry.get("rope_theta", base)
-    if "rope_local_base_freq" in config and layer_type == "sliding_attention":
-        base = config["rope_local_base_freq"]
     fraction = config.get("partial_rotary_factor", config.get("rotary_pct", 1.0))
     fraction = entry.get("partial_rotary_factor", fraction)
-    if config.get("qk_rope_head_dim") is not None:
+    if "qk_rope_head_dim" in config:
         fraction = 1.0  # these channels are the part that rotates
     interleaved = config.get("model_type") in INTERLEAVED and config.get("rope_interleave", True)
     return RopeConfig(head_dim(config), base, fraction, interleaved, scaling_of(entry, config))
@@ -206,8 +205,9 @@ def rope_entry(config, layer_type):
     """The dictionary about rotation that holds for this kind of layer."""
     entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kinds = {name: value for name, value in entry.items() if isinstance(value, dict)}
-    full_only = "rope_local_base_freq" in config or (config.get("model_type") == "olmo3" and not kinds)
-    if full_only:  # Gemma 3 and OLMo 3: what is in the config is for full attention
+    if not kinds and "rope_local_base_freq" in config:  # Gemma 3
+        kinds = {"full_attention": entry, "sliding_attention": {"rope_theta": config["rope_local_base_freq"]}}
+    if not kinds and config.get("model_type") == "olmo3":
         kinds = {"full_attention": entry, "sliding_attention": {}}
     if not kinds:
         return entry
@@ -217,7 +217,7 @@ def rope_entry(config, layer_type):
 
 def head_dim(config):
     for key in ("qk_rope_head_dim", "head_dim"):
-        if config.get(key) is not None:
+        if key in config:
             return config[key]
     return setting(config, "hidden_size") // setting(config, "num_attention_heads")
 
@@ -233,7 +233,7 @@ def scaling_of(entry, config):
     if kind not in ("yarn", "llama3", "longrope", "su"):
         raise NotSupported(f"rope_type: expected one that spec/long_context.md lists, got {kind!r}")
     key = "original_max_position_embeddings"
-    original = setting(config if config.get(key) is not None else entry, key)
+    original = setting(config if key in config else entry, key)
     if kind == "llama3":
         low, high = setting(entry, "low_freq_factor"), setting(entry, "high_freq_factor")
         return Llama3(setting(entry, "factor"), low, high, original)
@@ -261,8 +261,12 @@ def scaling_of(entry, config):
     return LongRoPE(short, long, original, factor, attention_factor)
 
 
+def without_nulls(entry):
+    return {key: value for key, value in entry.items() if value is not None}
+
+
 def setting(entry, key):
-    expect(entry.get(key) is not None, key, "a value in the config", "none")
+    expect(key in entry, key, "a value in the config", "none")
     return entry[key]
 
 

@@ -6,8 +6,8 @@ only: nothing here computes.
 Symbols used throughout: d rotated channels of a head, i a pair of them (0 … d/2 − 1), L the original length
 that a model was trained for, s a scaling factor, W a window in tokens, S sink tokens, G a quantisation group.
 An `Array` is an array of the implementation's framework (MLX, PyTorch or NumPy); integer arrays may have any
-integer dtype. "Float" arrays are float32, float16 or bfloat16. Query head h reads kv head
-h // (heads // kv_heads).
+integer dtype. "Float" arrays are float32, float16 or bfloat16 (in NumPy that of `ml_dtypes`). Query head h
+reads kv head h // (heads // kv_heads).
 
 Sources: RoPE (Su et al. 2021, arXiv 2104.09864), position interpolation (2306.15595), YaRN (2309.00071),
 LongRoPE (2402.13753), ALiBi (2108.12409), FlashAttention (2205.14135), ring attention (2310.01889),
@@ -292,8 +292,8 @@ def blockwise_attention(
 
     q: (batch, heads, queries, head_dim); k, v: (batch, kv_heads, keys, head_dim), all of one float dtype.
     scale: factor on the scores, 1 / sqrt(head_dim) by default.
-    q_positions, kv_positions: as in `attention_mask`, with its masks; by default the keys are at 0, 1, … and
-        the queries at the last of these positions.
+    q_positions, kv_positions: as in `attention_mask`, with its masks; by default the keys are at
+        0 … keys − 1 and the queries at keys − queries … keys − 1, each also where the other is given.
     softcap: c > 0 replaces each scaled score x by c · tanh(x / c).
     alibi_slopes: (heads,) float32: minus slope · |distance| on each score, after scale and softcap.
     sink_logits: (heads,) float32, one more logit in each head's softmax, counted in lse.
@@ -378,9 +378,10 @@ class RollingKVCache:
     def attend(self, queries: Array, *, scale: float | None = None) -> Array:
         """The last m tokens attend: each to S sinks and the W tokens that end with it. LC-56 to LC-60.
 
-        queries: (m, heads, head_dim), not rotated; m at most the tokens of the last `append` that are still
-        there. The result is like the queries. Raises InvalidArgument when a shape or dtype is wrong or there
-        are more queries.
+        queries: (m, heads, head_dim), not rotated; m at most the tokens of the last `append` that had any, as
+            far as they are still there. The result is like the queries.
+
+        Raises InvalidArgument when a shape or dtype is wrong or there are more queries.
         """
         ...
 

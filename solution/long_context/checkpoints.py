@@ -28,14 +28,13 @@ ORIGINAL_LENGTH = "original_max_position_embeddings"
 
 def rope_config_from_hf(config: Mapping[str, Any], layer_type: str | None = None) -> RopeConfig:
     """The rotation of a checkpoint's `config.json`."""
-    entry = _entry(config, layer_type)
+    config = _without_nulls(config)
+    entry = _without_nulls(_entry(config, layer_type))
     base = config.get("rope_theta", config.get("rotary_emb_base", 10000.0))
     base = entry.get("rope_theta", base)
-    if "rope_local_base_freq" in config and layer_type == "sliding_attention":
-        base = config["rope_local_base_freq"]
     fraction = config.get("partial_rotary_factor", config.get("rotary_pct", 1.0))
     fraction = entry.get("partial_rotary_factor", fraction)
-    if config.get("qk_rope_head_dim") is not None:
+    if "qk_rope_head_dim" in config:
         fraction = 1.0  # these channels are the part that rotates
     interleaved = config.get("model_type") in INTERLEAVED and config.get("rope_interleave", True)
     return RopeConfig(_head_dim(config), base, fraction, interleaved, _scaling(entry, config))
@@ -45,8 +44,9 @@ def _entry(config: Mapping[str, Any], layer_type: str | None) -> Mapping[str, An
     """What the config says about rotation in this kind of layer."""
     entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kinds = {name: value for name, value in entry.items() if isinstance(value, Mapping)}
-    olmo3 = config.get("model_type") == "olmo3" and not kinds
-    if olmo3 or "rope_local_base_freq" in config:  # the entry of OLMo 3 and Gemma 3 is for full attention
+    if not kinds and "rope_local_base_freq" in config:  # Gemma 3
+        kinds = {"full_attention": entry, "sliding_attention": {"rope_theta": config["rope_local_base_freq"]}}
+    if not kinds and config.get("model_type") == "olmo3":
         kinds = {"full_attention": entry, "sliding_attention": {}}
     if not kinds:
         return entry
@@ -56,7 +56,7 @@ def _entry(config: Mapping[str, Any], layer_type: str | None) -> Mapping[str, An
 
 def _head_dim(config: Mapping[str, Any]) -> int:
     for key in ("qk_rope_head_dim", "head_dim"):
-        if config.get(key) is not None:
+        if key in config:
             return config[key]
     return _setting(config, "hidden_size") // _setting(config, "num_attention_heads")
 
@@ -71,7 +71,7 @@ def _scaling(entry: Mapping[str, Any], config: Mapping[str, Any]) -> Scaling | N
         return DynamicNTK(_setting(entry, "factor"), _setting(config, "max_position_embeddings"))
     if kind not in ("yarn", "llama3", "longrope", "su"):
         raise NotSupported(f"rope_type: expected one that spec/long_context.md lists, got {kind!r}")
-    original = _setting(config if config.get(ORIGINAL_LENGTH) is not None else entry, ORIGINAL_LENGTH)
+    original = _setting(config if ORIGINAL_LENGTH in config else entry, ORIGINAL_LENGTH)
     if kind == "llama3":
         low, high = _setting(entry, "low_freq_factor"), _setting(entry, "high_freq_factor")
         return Llama3(_setting(entry, "factor"), low, high, original)
@@ -103,6 +103,10 @@ def _yarn(entry: Mapping[str, Any], model_type: str | None, factor: float, origi
     )
 
 
+def _without_nulls(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None}
+
+
 def _setting(entry: Mapping[str, Any], key: str) -> Any:
-    expect(entry.get(key) is not None, key, "a value in the config", "none")
+    expect(key in entry, key, "a value in the config", "none")
     return entry[key]

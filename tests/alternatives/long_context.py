@@ -9,7 +9,8 @@ What differs, all of it free by the contract:
 - the rolling cache is a dictionary of tokens; rotated are distances, and a query twice where sinks are near;
 - codes are packed by token in buffers that double, and never turned back for attention: scales go to the
   query and to the weights;
-- heavy hitters mark what is left instead of moving it; pages hold nothing but their bounds.
+- heavy hitters mark what is left instead of moving it; pages hold nothing but their bounds;
+- where two arguments contradict each other, the error names the other one.
 """
 
 from contextlib import ExitStack
@@ -191,14 +192,16 @@ def entry_and_base(config, layer_type):
     entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
     local_base = config.get("rope_local_base_freq")
     by_layer = {kind: value for kind, value in entry.items() if isinstance(value, dict)}
-    if local_base is not None or (config.get("model_type") == "olmo3" and not by_layer):
+    if not by_layer and local_base is not None:
+        if layer_type == "sliding_attention":
+            return {}, local_base
+        by_layer = {"full_attention": entry, "sliding_attention": {}}
+    if not by_layer and config.get("model_type") == "olmo3":
         by_layer = {"full_attention": entry, "sliding_attention": {}}
     if by_layer:
         known = layer_type in by_layer
         require(known, f"layer_type: expected one of {sorted(by_layer)}, got {layer_type!r}")
         entry = by_layer[layer_type]
-    if local_base is not None and layer_type == "sliding_attention":
-        return entry, local_base
     of_config = config.get("rope_theta"), config.get("rotary_emb_base")
     return entry, first_of(entry.get("rope_theta"), *of_config, 10000.0)
 
@@ -250,7 +253,7 @@ def yarn_from_hf(entry, factor, original, scales_softmax):
         original,
         beta_fast=entry.get("beta_fast") or 32.0,
         beta_slow=entry.get("beta_slow") or 1.0,
-        truncate=entry.get("truncate", True),
+        truncate=entry.get("truncate") is not False,
         attention_factor=attention_factor,
         mscale=shares[0],
         mscale_all_dim=shares[1],
@@ -266,7 +269,7 @@ def apply_rope(x, positions, inv_freq, *, attention_factor=1.0, interleaved=Fals
     shape = tuple(positions.shape)
     fits = shape in ((tokens,), (batch, tokens))
     require(fits, f"positions: expected ({tokens},) or ({batch}, {tokens}), got {shape}")
-    check_inv_freq(inv_freq, channels)
+    check_inv_freq(inv_freq, channels, "x")
 
     angles = positions[..., None].float() * inv_freq.float()  # (tokens, pairs) or (batch, tokens, pairs)
     turns = torch.polar(torch.full_like(angles, attention_factor), angles)
@@ -279,10 +282,10 @@ def apply_rope(x, positions, inv_freq, *, attention_factor=1.0, interleaved=Fals
     return torch.cat([turned.flatten(-2).to(x.dtype), still], dim=-1)
 
 
-def check_inv_freq(inv_freq, channels):
-    fits = inv_freq.dim() == 1 and 2 * len(inv_freq) <= channels
-    shape = tuple(inv_freq.shape)
-    require(fits, f"inv_freq: expected 1 axis of at most {channels // 2} numbers, got {shape}")
+def check_inv_freq(inv_freq, channels, channels_in):
+    require(inv_freq.dim() == 1, f"inv_freq: expected 1 axis, got {inv_freq.dim()}")
+    least = 2 * len(inv_freq)
+    require(channels >= least, f"{channels_in}: expected at least {least} channels, got {channels}")
 
 
 def alibi_slopes(heads):
@@ -447,12 +450,13 @@ def blockwise_attention(
 def check_attention(q, k, v):
     require(q.dim() == 4, f"q: expected 4 axes, got {q.dim()}")
     require(k.dim() == 4, f"k: expected 4 axes, got {k.dim()}")
-    (batch, heads, _, width), (_, kv_heads, keys, _) = q.shape, k.shape
-    require_shape("k", k, batch, kv_heads, keys, width)
-    require_shape("v", v, batch, kv_heads, keys, width)
-    require(kv_heads >= 1 and heads % kv_heads == 0, f"k: expected heads that divide {heads}, got {kv_heads}")
-    for name, array in (("k", k), ("v", v)):
-        require(array.dtype == q.dtype, f"{name}: expected {q.dtype}, got {array.dtype}")
+    (batch, heads, _, width), (_, kv_heads, _, _) = q.shape, k.shape
+    fits = len(k) == batch and k.shape[3] == width
+    require(fits, f"q: expected shape ({len(k)}, heads, queries, {k.shape[3]}), got {tuple(q.shape)}")
+    require(v.shape == k.shape, f"k: expected shape {tuple(v.shape)}, got {tuple(k.shape)}")
+    require(kv_heads >= 1, "k: expected at least 1 head, got 0")
+    require(heads % kv_heads == 0, f"q: expected a multiple of {kv_heads} heads, got {heads}")
+    require(q.dtype == k.dtype == v.dtype, f"q: expected {v.dtype}, got {q.dtype}")
 
 
 def merge_states(states, *, sink_logits=None):
@@ -477,7 +481,7 @@ def merge_states(states, *, sink_logits=None):
 def ring_attention(q, k, v, positions, *, collective, causal=True, scale=None):
     check_attention(q, k, v)
     batch, kv_heads, tokens, width = k.shape
-    require(q.shape[2] == tokens, f"k: expected {q.shape[2]} tokens, got {tokens}")
+    require(q.shape[2] == tokens, f"q: expected {tokens} tokens, got {q.shape[2]}")
     require_shape("positions", positions, tokens)
     after, before = (collective.rank + 1) % collective.size, (collective.rank - 1) % collective.size
     dtype = str(q.dtype).removeprefix("torch.")
@@ -553,7 +557,7 @@ class RollingKVCache:
         require(window >= 1, f"window: expected at least 1, got {window}")
         require(sink_tokens >= 0, f"sink_tokens: expected at least 0, got {sink_tokens}")
         check_cache(kv_heads, head_dim, dtype)
-        check_inv_freq(inv_freq, head_dim)
+        check_inv_freq(inv_freq, head_dim, "head_dim")
         known = positions in ("cache", "absolute")
         require(known, f"positions: expected cache or absolute, got {positions!r}")
         self._window, self._sink_tokens = window, sink_tokens
@@ -638,7 +642,7 @@ def quantize_kv(x, *, bits, group, axis):
     check_quantisation(bits, group, axis)
     require(x.dim() == 3, f"x: expected 3 axes, got {x.dim()}")
     length = x.shape[axis]
-    require(length % group == 0, f"group: expected a divisor of {length}, got {group}")
+    require(length % group == 0, f"x: expected a multiple of {group} along axis {axis}, got {length}")
     groups = x.float().unflatten(axis, (length // group, group))
     zero, largest = groups.amin(axis + 1, keepdim=True), groups.amax(axis + 1, keepdim=True)
     scale = (largest - zero) / (2**bits - 1)
@@ -657,7 +661,7 @@ def dequantize_kv(quantized):
     shape[axis] //= group
     require_shape("scale", quantized.scale, *shape)
     require_shape("zero", quantized.zero, *shape)
-    require(bool((codes < 2**bits).all()), f"codes: expected below {2**bits}, got larger ones")
+    require(bool((codes < 2**bits).all()), f"bits: expected enough for all codes, got {bits}")
     scale, zero = (each.float().unsqueeze(axis + 1) for each in (quantized.scale, quantized.zero))
     groups = codes.unflatten(axis, (shape[axis], group))
     return torch.addcmul(zero, groups.float(), scale).flatten(axis, axis + 1)
@@ -708,7 +712,7 @@ class QuantizedKVCache:
     def __init__(self, bits, group, residual, kv_heads, head_dim, *, dtype="float32"):
         check_cache(kv_heads, head_dim, dtype)
         check_quantisation(bits, group, 0)
-        require(head_dim % group == 0, f"group: expected a divisor of {head_dim}, got {group}")
+        require(head_dim % group == 0, f"head_dim: expected a multiple of {group}, got {head_dim}")
         require(residual >= 0, f"residual: expected at least 0, got {residual}")
         self._bits, self._group, self._residual = bits, group, residual
         self._like = torch.empty(kv_heads, head_dim, dtype=DTYPES[dtype])
@@ -800,7 +804,8 @@ class QuantizedKVCache:
 class HeavyHitterCache:
     def __init__(self, budget, recent, kv_heads, head_dim, *, dtype="float32"):
         check_cache(kv_heads, head_dim, dtype)
-        require(1 <= recent <= budget, f"recent: expected 1 to {budget}, got {recent}")
+        require(recent >= 1, f"recent: expected at least 1, got {recent}")
+        require(budget >= recent, f"budget: expected at least {recent}, got {budget}")
         self._budget, self._recent = budget, recent
         self._like = torch.empty(kv_heads, head_dim, dtype=DTYPES[dtype])
         self._length = 0
@@ -858,8 +863,9 @@ def select_snapkv(queries, keys, budget, *, window, kernel=5, pooling="avg"):
     grouped = heads % max(1, kv_heads) == 0
     require(grouped, f"queries: expected a multiple of {kv_heads} heads, got {heads}")
     require(m <= n, f"queries: expected at most {n} tokens, got {m}")
-    require(1 <= window <= m, f"window: expected 1 to {m}, got {window}")
-    require(window < budget, f"budget: expected above {window}, got {budget}")
+    require(window >= 1, f"window: expected at least 1, got {window}")
+    require(m >= window, f"queries: expected at least {window} tokens, got {m}")
+    require(window < budget, f"window: expected below {budget}, got {window}")
     require(kernel >= 1 and kernel % 2 == 1, f"kernel: expected an odd number, got {kernel}")
     require(pooling in ("avg", "max"), f"pooling: expected avg or max, got {pooling!r}")
     newest = torch.arange(n).expand(kv_heads, n)

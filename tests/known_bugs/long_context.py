@@ -868,7 +868,7 @@ bug(
 bug(
     "LC-21",
     "works the head size out though the config has it",
-    old='    for key in ("qk_rope_head_dim", "head_dim"):\n        if config.get(key) is not None:\n            return config[key]\n',
+    old='    for key in ("qk_rope_head_dim", "head_dim"):\n        if key in config:\n            return config[key]\n',
     new="",
     also=[
         (
@@ -887,10 +887,10 @@ bug(
 )
 bug(
     "LC-21",
-    "takes a null for a head size",
-    old="        if config.get(key) is not None:\n            return config[key]\n    return setting",
-    new="        if key in config:\n            return config[key]\n    return setting",
-    hint="config.json writes null for what is not set: go on to the next rule.",
+    "takes nulls of a config as they are",
+    old="    config = without_nulls(config)\n",
+    new="",
+    hint="config.json writes null for what is not set: it counts as missing.",
 )
 bug(
     "LC-21",
@@ -936,10 +936,10 @@ bug(
 )
 bug(
     "LC-21",
-    "does not expect an entry to be null",
+    "stops at an entry that is empty",
     old='entry = config.get("rope_parameters") or config.get("rope_scaling") or {}',
     new='entry = config.get("rope_parameters", config.get("rope_scaling", {}))',
-    hint="config.json writes null where nothing is scaled.",
+    hint="An empty rope_parameters is passed over: rope_scaling comes next.",
 )
 bug(
     "LC-21",
@@ -965,7 +965,7 @@ bug(
 bug(
     "LC-21",
     "takes a fraction of what is the rotated part already",
-    old='    if config.get("qk_rope_head_dim") is not None:\n'
+    old='    if "qk_rope_head_dim" in config:\n'
     "        fraction = 1.0  # these channels are the part that rotates\n",
     new="",
     hint="All qk_rope_head_dim channels are rotated.",
@@ -1052,29 +1052,29 @@ bug(
 bug(
     "LC-22",
     "takes the extended length for the original one of a checkpoint",
-    old="original = setting(config if config.get(key) is not None else entry, key)",
-    new='original = config.get("max_position_embeddings") or setting(config if config.get(key) is not None else entry, key)',
+    old="original = setting(config if key in config else entry, key)",
+    new='original = config.get("max_position_embeddings") or setting(config if key in config else entry, key)',
     hint="original_max_position_embeddings: max_position_embeddings is extended already.",
 )
 bug(
     "LC-22",
     "looks for the original length in the entry only",
-    old="original = setting(config if config.get(key) is not None else entry, key)",
+    old="original = setting(config if key in config else entry, key)",
     new="original = setting(entry, key)",
     hint="Phi-3 has original_max_position_embeddings beside the entry.",
 )
 bug(
     "LC-22",
     "looks for the original length outside the entry only",
-    old="original = setting(config if config.get(key) is not None else entry, key)",
+    old="original = setting(config if key in config else entry, key)",
     new="original = setting(config, key)",
     hint="Qwen and Llama have original_max_position_embeddings in the entry.",
 )
 bug(
     "LC-22",
     "lets the original length of the entry go before that of the config",
-    old="original = setting(config if config.get(key) is not None else entry, key)",
-    new="original = setting(entry if entry.get(key) is not None else config, key)",
+    old="original = setting(config if key in config else entry, key)",
+    new="original = setting(entry if key in entry else config, key)",
     hint="That of the config goes first.",
 )
 bug(
@@ -1095,7 +1095,7 @@ bug(
     "LC-22",
     "works the factor out though the config has it",
     old="    if factor is None:\n        factor = setting",
-    new='    if factor is None or config.get("max_position_embeddings"):\n        factor = setting',
+    new='    if factor is None or "max_position_embeddings" in config:\n        factor = setting',
     hint="Only a factor that is missing or null is max_position_embeddings / L.",
 )
 bug(
@@ -1108,10 +1108,10 @@ bug(
 )
 bug(
     "LC-22",
-    "takes betas of null as they are",
-    old='            entry.get("beta_fast") or 32.0,\n            entry.get("beta_slow") or 1.0,\n',
-    new='            entry.get("beta_fast", 32.0),\n            entry.get("beta_slow", 1.0),\n',
-    hint="A default of `get` is for missing keys alone: null is 32 and 1, too.",
+    "takes nulls of an entry as they are",
+    old="entry = without_nulls(rope_entry(config, layer_type))",
+    new="entry = rope_entry(config, layer_type)",
+    hint="A default of `get` is for missing keys alone: null counts as missing, too.",
 )
 bug(
     "LC-22",
@@ -1201,37 +1201,43 @@ bug(
 bug(
     "LC-23",
     "scales the sliding layers as well",
-    old='kinds = {"full_attention": entry, "sliding_attention": {}}',
-    new='kinds = {"full_attention": entry, "sliding_attention": entry}',
+    old='"sliding_attention": {"rope_theta": config["rope_local_base_freq"]}',
+    new='"sliding_attention": entry | {"rope_theta": config["rope_local_base_freq"]}',
     hint="Gemma 3's local layers have a base of their own and no scaling.",
 )
 bug(
     "LC-23",
     "takes the base of full attention for the sliding layers",
-    old='    if "rope_local_base_freq" in config and layer_type == "sliding_attention":\n'
-    '        base = config["rope_local_base_freq"]\n',
-    new="",
+    old='"sliding_attention": {"rope_theta": config["rope_local_base_freq"]}',
+    new='"sliding_attention": {}',
     hint="rope_local_base_freq is theirs.",
 )
 bug(
     "LC-23",
     "takes the local base for all layers",
-    old='    if "rope_local_base_freq" in config and layer_type == "sliding_attention":\n',
-    new='    if "rope_local_base_freq" in config:\n',
+    old='    base = entry.get("rope_theta", base)\n',
+    new='    base = entry.get("rope_theta", config.get("rope_local_base_freq", base))\n',
     hint="rope_local_base_freq is for the sliding layers.",
 )
 bug(
     "LC-23",
+    "lets the local base go before entries by kind of layer",
+    old='    if not kinds and "rope_local_base_freq" in config:',
+    new='    if "rope_local_base_freq" in config:',
+    hint="Where the entry has a dictionary for each kind of layer, `layer_type` chooses among them.",
+)
+bug(
+    "LC-23",
     "scales the sliding layers of OLMo 3",
-    old=' or (config.get("model_type") == "olmo3" and not kinds)',
-    new="",
+    old='    if not kinds and config.get("model_type") == "olmo3":\n',
+    new="    if False:\n",
     hint="An entry of OLMo 3 without kinds of layers is for full attention.",
 )
 bug(
     "LC-23",
     "takes all entries of OLMo 3 for one",
-    old='(config.get("model_type") == "olmo3" and not kinds)',
-    new='config.get("model_type") == "olmo3"',
+    old='    if not kinds and config.get("model_type") == "olmo3":\n',
+    new='    if config.get("model_type") == "olmo3":\n',
     hint="Where the entry has a dictionary for each kind of layer, `layer_type` chooses among them.",
 )
 bug(

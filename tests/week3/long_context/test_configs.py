@@ -68,6 +68,24 @@ HEADS = {
         RopeConfig(6),
     ),
     "fraction of GPT-NeoX": ({**HEAD, "rotary_pct": 0.25}, RopeConfig(12, rotary_fraction=0.25)),
+    "an empty entry before another": (
+        {**HEAD, "rope_parameters": {}, "rope_scaling": {"rope_theta": 500.0}},
+        RopeConfig(12, 500.0),
+    ),
+    "nulls": (
+        {
+            "head_dim": None,
+            "rope_theta": None,
+            "rotary_emb_base": 500.0,
+            "partial_rotary_factor": None,
+            "rotary_pct": 0.25,
+            "qk_rope_head_dim": None,
+            "hidden_size": 96,
+            "num_attention_heads": 8,
+            "rope_parameters": {"rope_theta": None, "partial_rotary_factor": None, "rope_type": None},
+        },
+        RopeConfig(12, 500.0, 0.25),
+    ),
     "fraction under two names": (
         {**HEAD, "rotary_pct": 0.25, "partial_rotary_factor": 0.75},
         RopeConfig(12, rotary_fraction=0.75),
@@ -149,6 +167,7 @@ SCALINGS = {  # name -> (entry, beside it, what it means)
     ),
     "yarn with null betas": ({**YARN, "beta_fast": None, "beta_slow": None}, {}, YaRN(4.0, 32768)),
     "yarn with betas of 0": ({**YARN, "beta_fast": 0, "beta_slow": 0}, {}, YaRN(4.0, 32768)),
+    "yarn with a null for rounding": ({**YARN, "truncate": None}, {}, YaRN(4.0, 32768)),
     "yarn without rounding": ({**YARN, "truncate": False}, {}, YaRN(4.0, 32768, truncate=False)),
     "yarn with an attention factor": (
         {**YARN, "attention_factor": 1.5},
@@ -246,6 +265,22 @@ BY_KIND = {
 def test_gemma_3_scales_only_where_all_is_seen(impl):
     check(impl, GEMMA3, RopeConfig(20, 1000000.0, scaling=Linear(8.0)), FULL)
     check(impl, GEMMA3, RopeConfig(20, 10000.0), SLIDING)
+
+
+@requirement("LC-23")
+@pytest.mark.parametrize("local", [10000.0, None])
+def test_a_local_base_is_not_for_entries_by_kind(impl, local):
+    config = {**BY_KIND, "rope_local_base_freq": local}
+    config["rope_parameters"] = {**BY_KIND["rope_parameters"], SLIDING: {"rope_theta": 2000.0}}
+    check(impl, config, RopeConfig(20, 1000000.0, scaling=YaRN(4.0, 8192)), FULL)
+    check(impl, config, RopeConfig(20, 2000.0), SLIDING)
+
+
+@requirement("LC-23")
+def test_a_local_base_of_null_is_none(impl):
+    config = {**GEMMA3, "rope_local_base_freq": None}
+    for layer_type in (None, FULL, SLIDING):
+        check(impl, config, RopeConfig(20, 1000000.0, scaling=Linear(8.0)), layer_type)
 
 
 @requirement("LC-23")

@@ -142,7 +142,7 @@ def test_impossible_budgets_are_refused(impl):
         impl.HeavyHitterCache,
         valid,
         [
-            ("recent", {"recent": 5}),
+            ("recent/budget", {"recent": 5}),
             ("recent", {"recent": 0}),
             ("recent/budget", {"budget": 0, "recent": 0}),
             ("kv_heads", {"kv_heads": 0}),

@@ -224,9 +224,9 @@ def test_masks_that_make_no_sense_are_refused(impl):
             ("sink_tokens", {"sink_tokens": -1}),
             ("chunk", {"chunk": 0}),
             ("prefix", {"prefix": -1}),
-            ("segments", {"segments": segments[::-1]}),
-            ("segments", {"segments": (segments[0], segments[1][1:])}),
-            ("segments", {"segments": (segments[0][1:], segments[1])}),
+            ("segments/q_positions/kv_positions", {"segments": segments[::-1]}),
+            ("segments/kv_positions", {"segments": (segments[0], segments[1][1:])}),
+            ("segments/q_positions", {"segments": (segments[0][1:], segments[1])}),
             ("segments", {"segments": (segments[0][None], segments[1])}),
         ],
     )

@@ -135,7 +135,7 @@ def test_states_that_do_not_fit_are_refused(impl):
             ("states/out", {"states": [first, AttentionState(second.out[..., :1], second.lse)]}),
             ("states/lse/out", {"states": [first, AttentionState(second.out, second.lse[..., :1])]}),
             ("states/lse/out", {"states": [AttentionState(first.out, first.lse[..., None])]}),
-            ("sink_logits", {"sink_logits": sinks[:1]}),
+            ("sink_logits/states", {"sink_logits": sinks[:1]}),
             ("sink_logits", {"sink_logits": sinks[:, None]}),
         ],
     )

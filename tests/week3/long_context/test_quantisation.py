@@ -107,8 +107,8 @@ def test_what_cannot_be_quantised_is_refused(impl):
             ("axis", {"axis": 1}),
             ("axis", {"axis": 3}),
             ("group", {"group": 0}),
-            ("group", {"group": 3}),
-            ("group", {"group": 5, "axis": 2}),
+            ("group/x", {"group": 3}),
+            ("group/x", {"group": 5, "axis": 2}),
             ("x", {"x": valid["x"][0]}),
         ],
     )
@@ -127,10 +127,10 @@ def test_what_was_not_quantised_so_is_refused(impl):
         ("axis", {"axis": 1}),
         ("group", {"group": 0}),
         ("codes", {"codes": codes[0]}),
-        ("codes", {"codes": one_too_large}),
+        ("codes/bits", {"codes": one_too_large}),
         ("codes/group", {"codes": codes[..., :10], "scale": scale[..., :2], "zero": zero[..., :2]}),
-        ("scale/group", {"scale": scale[..., :2]}),
-        ("zero/group", {"zero": zero[:7]}),
-        ("scale/zero", {"axis": 0}),
+        ("scale/group/codes", {"scale": scale[..., :2]}),
+        ("zero/scale/codes", {"zero": zero[:7]}),
+        ("scale/zero/codes/axis/group", {"axis": 0}),
     ]
     check_refusals(lambda **changed: impl.dequantize_kv(replace(quantized, **changed)), {}, wrong)

@@ -207,7 +207,7 @@ def test_impossible_quantised_caches_are_refused(impl):
         [
             ("bits", {"bits": 3}),
             ("group", {"group": 0}),
-            ("group", {"group": 3}),
+            ("group/head_dim", {"group": 3}),
             ("residual", {"residual": -1}),
             ("kv_heads", {"kv_heads": 0}),
             ("head_dim", {"head_dim": 0}),

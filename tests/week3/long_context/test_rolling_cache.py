@@ -386,7 +386,7 @@ def test_impossible_rolling_caches_are_refused(impl):
             ("sink_tokens", {"sink_tokens": -1}),
             ("kv_heads", {"kv_heads": 0}),
             ("head_dim", {"head_dim": 0, "inv_freq": INV_FREQ[:0]}),
-            ("inv_freq", {"inv_freq": np.ones(HEAD_DIM // 2 + 1, np.float32)}),
+            ("inv_freq/head_dim", {"inv_freq": np.ones(HEAD_DIM // 2 + 1, np.float32)}),
             ("inv_freq", {"inv_freq": INV_FREQ[None]}),
             ("positions", {"positions": "relative"}),
             ("dtype", {"dtype": "int8"}),

@@ -94,7 +94,7 @@ def test_impossible_selections_are_refused(impl):
             ("queries/keys", {"keys": keys[:3], "window": 2}),
             ("keys", {"keys": keys[0]}),
             ("window", {"window": 0}),
-            ("window", {"window": 5}),
+            ("window/queries", {"window": 5}),
             ("budget/window", {"budget": 3}),
             ("kernel", {"kernel": 4}),
             ("kernel", {"kernel": -1}),
