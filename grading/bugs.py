@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from os.path import commonprefix
 from types import ModuleType
 from typing import Any
 
@@ -120,17 +121,27 @@ def difference(topic: str, bug: Bug) -> str:
 
 
 @cache
+def _functions(topic: str) -> list[tuple[int, int]]:
+    """First and last line of each function of the reference."""
+    nodes = ast.walk(ast.parse(reference_source(topic)))
+    return [(n.lineno, n.end_lineno or n.lineno) for n in nodes if isinstance(n, ast.FunctionDef)]
+
+
+@cache
 def edited_functions(topic: str, bug: Bug) -> frozenset[int] | None:
     """The functions of the reference that a bug changes, by their first line; None if it changes more."""
-    before = reference_source(topic).splitlines()
-    functions = [n for n in ast.walk(ast.parse("\n".join(before))) if isinstance(n, ast.FunctionDef)]
+    source = reference_source(topic)
+    before, after = source.splitlines(), bug.apply(source).splitlines()
+    start = len(commonprefix([before, after]))  # the rest is short, and quickly compared
+    end = len(commonprefix([before[start:][::-1], after[start:][::-1]]))
+    rest = before[start : len(before) - end], after[start : len(after) - end]
     found: set[int] = set()
-    edits = difflib.SequenceMatcher(None, before, bug.apply("\n".join(before)).splitlines(), autojunk=False)
-    for kind, first, last, _, _ in edits.get_opcodes():
+    for kind, first, last, _, _ in difflib.SequenceMatcher(None, *rest, autojunk=False).get_opcodes():
         if kind == "equal":
             continue
+        first, last = start + first, start + last
         lines = range(first, last + 2) if kind == "insert" else range(first + 1, last + 1)
-        around = [{n.lineno for n in functions if n.lineno <= line <= (n.end_lineno or 0)} for line in lines]
+        around = [{head for head, tail in _functions(topic) if head <= line <= tail} for line in lines]
         outside = not any(around) if kind == "insert" else not all(around)
         if outside:
             return None

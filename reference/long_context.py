@@ -730,6 +730,7 @@ class QuantizedKVCache:
             self.key_codes.append(self.quantized(self.keys[oldest], 0))
             self.value_codes.append(self.quantized(self.values[oldest], 2))
             self.keys, self.values = self.keys[self.group :], self.values[self.group :]
+        self.keys, self.values = self.keys.copy(), self.values.copy()  # views would hold the older rows
 
     def quantized(self, rows, axis):
         return packed(quantize_kv(rows, bits=self.bits, group=self.group, axis=axis))

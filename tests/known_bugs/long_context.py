@@ -91,6 +91,13 @@ bug(
     hint="At position 0 nothing turns: the factor of a channel itself is the cosine.",
 )
 bug(
+    "LC-01",
+    "takes neighbouring channels for a pair where nobody says which layout",
+    old="def apply_rope(x, positions, inv_freq, *, attention_factor=1.0, interleaved=False):",
+    new="def apply_rope(x, positions, inv_freq, *, attention_factor=1.0, interleaved=True):",
+    hint="`interleaved` is false by default.",
+)
+bug(
     "LC-02",
     "takes split halves for a pair whatever the layout",
     old="one, other = (2 * i, 2 * i + 1) if interleaved else (i, i + d // 2)",
@@ -191,6 +198,35 @@ bug(
     hint="Token t has positions[t], in whatever order they come.",
 )
 bug(
+    "LC-04",
+    "refuses positions that are not int32",
+    old="    check_inv_freq(inv_freq, channels)\n    d = 2",
+    new='    expect(positions.dtype == np.int32, "positions", "int32", positions.dtype)\n'
+    "    check_inv_freq(inv_freq, channels)\n    d = 2",
+    hint="Integer arrays may have any integer dtype; int64 is what NumPy and PyTorch count in.",
+)
+bug(
+    "LC-04",
+    "rotates the single tokens of a batch by the position of its first member",
+    old="np.broadcast_to(positions, (batch, tokens))",
+    new="np.broadcast_to(positions.reshape(-1)[:1] if tokens == 1 else positions, (batch, tokens))",
+    hint="While decoding, each member of the batch has one token, and each token a position of its own.",
+)
+bug(
+    "LC-04",
+    "refuses rows of positions for a batch of one",
+    old="fits = positions.shape in ((tokens,), (batch, tokens))",
+    new="fits = positions.shape in ((tokens,), (batch, tokens)[: positions.ndim if batch > 1 else 1])",
+    hint="positions may have a row for each member of the batch, also where there is one member.",
+)
+bug(
+    "LC-04",
+    "takes rows of positions for columns where there are as many of both",
+    old="np.broadcast_to(positions, (batch, tokens))",
+    new="np.broadcast_to(positions.T if batch == tokens else positions, (batch, tokens))",
+    hint="Token t of batch member b is rotated by positions[b, t].",
+)
+bug(
     "LC-05",
     "rounds positions to the dtype of x",
     old="angles = at.astype(WORK) * f",
@@ -233,6 +269,27 @@ bug(
     hint="inv_freq has the scaling in it.",
 )
 bug(
+    "LC-05",
+    "rounds angles of interleaved pairs to the dtype of x",
+    old="angles = at.astype(WORK) * f  # (tokens,)",
+    new="angles = (at.astype(WORK) * f).astype(x.dtype if interleaved else WORK).astype(WORK)",
+    hint="Angles are computed in float32 or better for both layouts.",
+)
+bug(
+    "LC-05",
+    "rounds rows of positions to the dtype of x",
+    old="angles = at.astype(WORK) * f  # (tokens,)",
+    new="angles = (at.astype(x.dtype) if positions.ndim == 2 else at).astype(WORK) * f",
+    hint="Positions stay exact, those of a batch too: 16 bits make 256 of 257.",
+)
+bug(
+    "LC-05",
+    "rounds frequencies to the dtype of x where there is an attention factor",
+    old="angles = at.astype(WORK) * f  # (tokens,)",
+    new="angles = at.astype(WORK) * (f.astype(x.dtype).astype(WORK) if attention_factor != 1 else f)",
+    hint="The attention factor multiplies cos and sin; the angles do not know of it.",
+)
+bug(
     "LC-06",
     "ignores the attention factor",
     old="cos, sin = (turn(angles) * WORK(attention_factor) for turn in (np.cos, np.sin))",
@@ -266,6 +323,13 @@ bug(
     old="cos, sin = (turn(angles) * WORK(attention_factor) for turn in (np.cos, np.sin))",
     new="cos, sin = (turn(angles * WORK(attention_factor)) for turn in (np.cos, np.sin))",
     hint="It stretches a pair and leaves its angle.",
+)
+bug(
+    "LC-07",
+    "hands out x without a look at the shapes where there are no tokens",
+    old="    fits = positions.shape in ((tokens,), (batch, tokens))",
+    new="    if tokens == 0:\n        return x\n    fits = positions.shape in ((tokens,), (batch, tokens))",
+    hint="Shapes are checked before anything else, whatever there is to do.",
 )
 
 # Frequencies
@@ -334,6 +398,13 @@ bug(
     new="short = seq_len is not None and seq_len <= scaling.original_length\n"
     "        frequencies = np.array([f if short else llama3(f, scaling) for f in plain(d, config.base)], WORK)",
     hint="It holds for every length: keys in the cache keep their angles.",
+)
+bug(
+    "LC-08",
+    "refuses an odd head of which an even number of channels turns",
+    old='expect(d % 2 == 0, "head_dim"',
+    new='expect(d % 2 == 0 and config.head_dim % 2 == 0, "head_dim"',
+    hint="What has to be even is d, the number of channels that turn.",
 )
 bug(
     "LC-09",
@@ -564,6 +635,20 @@ bug(
     old="    if scaling.truncate:\n        low, high",
     new="    if True:\n        low, high",
     hint="gpt-oss has truncate false: its ramp ends within pairs.",
+)
+bug(
+    "LC-13",
+    "takes a ramp that ends before it begins for one without width",
+    old="if low == high:\n        high += 0.001",
+    new="if low >= high:\n        high = low + 0.001",
+    hint="Only where both ends are equal does high grow by 0.001; otherwise the formula holds as it is.",
+)
+bug(
+    "LC-13",
+    "holds both ends of the ramp within the channels on both sides",
+    old="low, high = max(low, 0), min(high, d - 1)",
+    new="low, high = (min(max(each, 0), d - 1) for each in (low, high))",
+    hint="low is at least 0 and high at most d − 1; the other sides have no border.",
 )
 bug(
     "LC-14",
@@ -829,6 +914,14 @@ bug(
     hint="ln(s) / ln(L), each by itself.",
 )
 bug(
+    "LC-18",
+    "holds LongRoPE's attention factor at 1 or above",
+    old="    if scaling.attention_factor is not None:\n        return scaling.attention_factor\n    return sqrt",
+    new="    if scaling.attention_factor is not None:\n"
+    "        return max(1.0, scaling.attention_factor)\n    return sqrt",
+    hint="An attention factor that is given is taken as it is, also below 1.",
+)
+bug(
     "LC-19",
     "refuses a factor of 1",
     old='expect(s.factor >= 1, "factor", "at least 1", s.factor)',
@@ -861,6 +954,41 @@ bug(
     old="return sqrt(1 + log(scaling.factor) / log(scaling.original_length))",
     new="return float(np.sqrt(1 + np.log(np.float64(scaling.original_length)) / np.log(np.float64(scaling.factor))))",
     hint="ln(s) / ln(L): the other way a factor of 1 divides by 0.",
+)
+bug(
+    "LC-20",
+    "refuses a single pair whatever the scaling",
+    old="if isinstance(s, (NTK, DynamicNTK)):\n        expect(d > 2",
+    new="if s is not None:\n        expect(d > 2",
+    hint="Only NTK and dynamic NTK divide by d − 2.",
+)
+bug(
+    "LC-20",
+    "accepts a base between 0 and 1",
+    old="expect(config.base > 1,",
+    new="expect(config.base > 0 and config.base != 1,",
+    hint="With a base below 1 the frequencies would rise; it has to be above 1.",
+)
+bug(
+    "LC-20",
+    "accepts that no channel turns",
+    old='expect(2 <= d <= config.head_dim, "rotary_fraction"',
+    new='expect(config.head_dim >= 2 and 0 <= d <= config.head_dim, "rotary_fraction"',
+    hint="d has to be at least 2.",
+)
+bug(
+    "LC-20",
+    "accepts an mscale below 0",
+    old="positive = s.mscale is None or (s.mscale > 0 and s.mscale_all_dim > 0)",
+    new="positive = s.mscale is None or (s.mscale != 0 and s.mscale_all_dim > 0)",
+    hint="mscale and mscale_all_dim have to be above 0, each of them.",
+)
+bug(
+    "LC-20",
+    "looks at the length only where nothing is scaled",
+    old='expect(seq_len is None or seq_len >= 1, "seq_len"',
+    new='expect(config.scaling is not None or seq_len is None or seq_len >= 1, "seq_len"',
+    hint="A length below 1 is refused with every scaling, also with those that do not need it.",
 )
 
 # Checkpoints
@@ -1004,6 +1132,61 @@ bug(
     old='interleaved = config.get("model_type") in INTERLEAVED and config.get("rope_interleave", True)',
     new='interleaved = config.get("rope_interleave", False)',
     hint="Most configs say nothing: the model type tells.",
+)
+bug(
+    "LC-21",
+    "rounds the head size up where the width is no multiple of the heads",
+    old='return setting(config, "hidden_size") // setting(config, "num_attention_heads")',
+    new='return ceil(setting(config, "hidden_size") / setting(config, "num_attention_heads"))',
+    hint="Without head_dim it is hidden_size // num_attention_heads: whole numbers, rounded down.",
+)
+bug(
+    "LC-21",
+    "takes rotary_pct of latent attention",
+    old="fraction = 1.0  # these channels are the part that rotates",
+    new='fraction = config.get("rotary_pct", 1.0)',
+    hint="With qk_rope_head_dim the fraction is 1, whatever the config says about fractions.",
+)
+bug(
+    "LC-21",
+    "interleaves wherever the config says so",
+    old='interleaved = config.get("model_type") in INTERLEAVED and config.get("rope_interleave", True)',
+    new='interleaved = config.get("rope_interleave", config.get("model_type") in INTERLEAVED)',
+    hint="rope_interleave can only switch off what the model type has; for all others it says nothing.",
+)
+bug(
+    "LC-21",
+    "takes rope_interleave of null for false",
+    old='and config.get("rope_interleave", True)\n',
+    new="and given\n",
+    also=[
+        (
+            "    config = without_nulls(config)\n",
+            '    given = bool(config.get("rope_interleave", True))\n    config = without_nulls(config)\n',
+        )
+    ],
+    hint="A key whose value is null counts as missing, and without rope_interleave the model type decides.",
+)
+bug(
+    "LC-21",
+    "forgets the base beside entries by kind of layer",
+    old='base = entry.get("rope_theta", base)',
+    new='base = entry.get("rope_theta", 10000.0 if layer_type else base)',
+    hint="What an entry by kind of layer does not say comes from the config, as with any other entry.",
+)
+bug(
+    "LC-21",
+    "forgets the fraction beside entries by kind of layer",
+    old='fraction = entry.get("partial_rotary_factor", fraction)',
+    new='fraction = entry.get("partial_rotary_factor", 1.0 if layer_type else fraction)',
+    hint="What an entry by kind of layer does not say comes from the config, as with any other entry.",
+)
+bug(
+    "LC-21",
+    "takes nulls of an entry by kind of layer as they are",
+    old="entry = without_nulls(rope_entry(config, layer_type))",
+    new="entry = rope_entry(config, layer_type)\n    entry = entry if layer_type else without_nulls(entry)",
+    hint="Everywhere, a key whose value is null counts as missing, in entries by kind of layer too.",
 )
 bug(
     "LC-22",
@@ -1199,6 +1382,63 @@ bug(
     hint="Phi-3's first configs call it su.",
 )
 bug(
+    "LC-22",
+    "rounds a factor that it works out",
+    old='factor = setting(config, "max_position_embeddings") / original',
+    new='factor = float(setting(config, "max_position_embeddings") // original)',
+    hint="A missing factor is max_position_embeddings / L, which need not be a whole number.",
+)
+bug(
+    "LC-22",
+    "takes 32 for the missing factor of every LongRoPE",
+    old='factor = setting(config, "max_position_embeddings") / original',
+    new='factor = setting(config, "max_position_embeddings") / original if kind == "yarn" else 32.0',
+    hint="A missing factor is max_position_embeddings / L; only Phi-3's happens to be 32.",
+)
+bug(
+    "LC-22",
+    "takes betas only in pairs",
+    old='entry.get("beta_fast") or 32.0',
+    new='(entry.get("beta_slow") and entry.get("beta_fast")) or 32.0',
+    also=[
+        (
+            'entry.get("beta_slow") or 1.0',
+            '(entry.get("beta_fast") and entry.get("beta_slow")) or 1.0',
+        )
+    ],
+    hint="Each beta that is missing has its own default; the other one stays.",
+)
+bug(
+    "LC-22",
+    "drops a single mscale of latent attention",
+    old="        return YaRN(\n",
+    new="        if mscale is None or all_dim is None:\n            mscale = all_dim = None\n        return YaRN(\n",
+    hint="Both are taken over as they are; that one without the other is an error, LC-20 says.",
+)
+bug(
+    "LC-22",
+    "drops the mscales of latent attention where there is an attention factor",
+    old="        return YaRN(\n",
+    new="        if attention_factor is not None:\n            mscale = all_dim = None\n        return YaRN(\n",
+    hint="An attention factor replaces that on cos and sin; the scale of the softmax still needs the mscales.",
+)
+bug(
+    "LC-22",
+    "takes an mscale of 0 of other models as it is",
+    old="if attention_factor is None and mscale and all_dim:",
+    new='mscale, all_dim = entry.get("mscale"), entry.get("mscale_all_dim")\n'
+    "            if attention_factor is None and mscale is not None and all_dim is not None:",
+    hint="An mscale of 0 counts as none, so that there is only one.",
+)
+bug(
+    "LC-22",
+    "works two mscales out before a missing factor",
+    old="attention_factor = growth(factor, mscale) / growth(factor, all_dim)",
+    new='s = entry.get("factor", 1.0)\n'
+    "                attention_factor = growth(s, mscale) / growth(s, all_dim)",
+    hint="The factor of g is that of the scaling, also where it becomes max_position_embeddings / L.",
+)
+bug(
     "LC-23",
     "scales the sliding layers as well",
     old='"sliding_attention": {"rope_theta": config["rope_local_base_freq"]}',
@@ -1267,6 +1507,13 @@ bug(
     old="    if not kinds:\n        return entry\n",
     new='    if not kinds:\n        expect(layer_type is None, "layer_type", "None", layer_type)\n        return entry\n',
     hint="It changes nothing there: a model may pass it for each of its layers.",
+)
+bug(
+    "LC-23",
+    "turns the whole head in the sliding layers of Gemma 3",
+    old='{"rope_theta": config["rope_local_base_freq"]}',
+    new='{"rope_theta": config["rope_local_base_freq"], "partial_rotary_factor": 1.0}',
+    hint="The local base replaces base and scaling; the fraction of the config holds for all layers.",
 )
 
 bug(
@@ -1403,6 +1650,29 @@ bug(
     hint="Without `causal` every key is visible.",
 )
 bug(
+    "LC-26",
+    "keeps positions in 16 bits",
+    old="q, k = q_positions.astype(int)[:, None], kv_positions.astype(int)[None, :]",
+    new="q, k = (at.astype(np.uint16).astype(np.int16).astype(int) for at in (q_positions, kv_positions))\n"
+    "    q, k = q[:, None], k[None, :]",
+    hint="Positions go up to a million and beyond.",
+)
+bug(
+    "LC-26",
+    "compares positions in half precision",
+    old="q, k = q_positions.astype(int)[:, None], kv_positions.astype(int)[None, :]",
+    new="q, k = (at.astype(ml_dtypes.bfloat16).astype(int) for at in (q_positions, kv_positions))\n"
+    "    q, k = q[:, None], k[None, :]",
+    hint="Positions are whole numbers; 8 significant bits end at 256.",
+)
+bug(
+    "LC-26",
+    "cuts masks out of a table of 4,096 positions",
+    old="near = np.ones(visible.shape, bool)",
+    new="near = np.broadcast_to(k > q - 4096, visible.shape).copy()",
+    hint="A mask is a comparison of positions, which have no largest distance.",
+)
+bug(
     "LC-27",
     "counts the window without the query's own key",
     old="near &= k > q - window",
@@ -1439,6 +1709,13 @@ bug(
     hint="The window is about positions: a cache may hold them in any order.",
 )
 bug(
+    "LC-27",
+    "works the window out in the dtype of the positions",
+    old="q, k = q_positions.astype(int)[:, None], kv_positions.astype(int)[None, :]",
+    new="q, k = q_positions[:, None], kv_positions[None, :]",
+    hint="i − W is negative for the first queries, which unsigned integers cannot be.",
+)
+bug(
     "LC-28",
     "hides the sinks behind the window",
     old="visible &= near | (k < sink_tokens)",
@@ -1473,6 +1750,20 @@ bug(
     new="near &= (k > q - window) | (k < sink_tokens)",
     also=[("visible &= near | (k < sink_tokens)", "visible &= near")],
     hint="Both let the positions below `sink_tokens` through.",
+)
+bug(
+    "LC-28",
+    "hides sinks of the prefix as if they were in the future",
+    old="visible &= near | (k < sink_tokens)",
+    new="visible &= near | ((k < sink_tokens) & (k <= q))",
+    hint="Keys of the prefix are in nobody's future, and so sinks among them are seen through every chunk.",
+)
+bug(
+    "LC-28",
+    "lets sinks through the chunk only with causal",
+    old="visible &= near | (k < sink_tokens)",
+    new="visible &= near | ((k < sink_tokens) & causal)",
+    hint="Without `causal` nothing is in the future, so that every query sees the sinks.",
 )
 bug(
     "LC-29",
@@ -1545,6 +1836,13 @@ bug(
     hint="Only j > i − W: the window does not end the future that a prefix shows.",
 )
 bug(
+    "LC-30",
+    "is causal wherever there is a prefix",
+    old="visible = (k <= q) | (k < prefix) if causal else",
+    new="visible = (k <= q) | (k < prefix) if causal or prefix else",
+    hint="A prefix only adds keys; without `causal` every key is seen already.",
+)
+bug(
     "LC-31",
     "ignores the segments",
     old="visible &= of_queries[:, None] == of_keys[None, :]",
@@ -1573,6 +1871,13 @@ bug(
     hint="A prefix is seen from everywhere in its own document.",
 )
 bug(
+    "LC-31",
+    "takes a negative segment for padding",
+    old="visible &= of_queries[:, None] == of_keys[None, :]",
+    new="visible &= (of_queries[:, None] == of_keys[None, :]) & (of_keys >= 0)[None, :]",
+    hint="Segments are names that are equal or not; padding has a negative position.",
+)
+bug(
     "LC-32",
     "shows keys at negative positions",
     old="return visible & (q >= 0) & (k >= 0)",
@@ -1599,6 +1904,35 @@ bug(
     old="return visible & (q >= 0) & (k >= 0)",
     new="return visible & (q > 0) & (k > 0)",
     hint="Positions count from 0; padding is below.",
+)
+bug(
+    "LC-32",
+    "leaves padding to the segments where there are some",
+    old="return visible & (q >= 0) & (k >= 0)",
+    new="return visible if segments is not None else visible & (q >= 0) & (k >= 0)",
+    hint="A negative position is padding, whatever its segment.",
+)
+bug(
+    "LC-32",
+    "shows the prefix to padding where there is a window",
+    old="return visible & (q >= 0) & (k >= 0)",
+    new="return visible & ((q >= 0) | ((k < prefix) & (window is not None))) & (k >= 0)",
+    hint="A query at a negative position sees nothing, the prefix included.",
+)
+bug(
+    "LC-33",
+    "accepts a chunk below 0",
+    old="expect(chunk is None or chunk >= 1,",
+    new="expect(chunk is None or chunk != 0,",
+    hint="A chunk has at least 1 position.",
+)
+bug(
+    "LC-33",
+    "takes a window of 0 for the sinks alone",
+    old='expect(window is None or window >= 1, "window"',
+    new="sinks_alone = window == 0 and sink_tokens > 0 and chunk is None\n"
+    '    expect(window is None or window >= 1 or sinks_alone, "window"',
+    hint="A window includes the query itself, so it has at least one key, with or without sinks.",
 )
 
 # Attention in parts
@@ -1722,6 +2056,13 @@ bug(
     hint="Neighbouring query heads share a kv head: h // (heads // kv_heads).",
 )
 bug(
+    "LC-34",
+    "takes a scale of 0 for none",
+    old="scale = 1 / sqrt(width) if scale is None else scale\n    state",
+    new="scale = scale or 1 / sqrt(width)\n    state",
+    hint="A scale of 0 is a scale: only None is the default.",
+)
+bug(
     "LC-35",
     "gives lse in base 2",
     old="    return AttentionState(in_float32(state.out, q), in_float32(state.lse, q))",
@@ -1840,6 +2181,54 @@ bug(
     hint="Cut the segments of the keys as the keys are cut.",
 )
 bug(
+    "LC-36",
+    "looks at the queries' positions only where the keys' are given as well",
+    old="q_positions = np.arange(keys - queries, keys) if q_positions is None else q_positions",
+    new="absent = q_positions is None or kv_positions is None\n"
+    "    q_positions = np.arange(keys - queries, keys) if absent else q_positions",
+    hint="Each of the two has its own default, whatever the other is.",
+)
+bug(
+    "LC-36",
+    "looks at the keys' positions only where the queries' are given as well",
+    old="    q_positions = np.arange(keys - queries, keys) if",
+    new="    kv_positions = None if q_positions is None else kv_positions\n"
+    "    q_positions = np.arange(keys - queries, keys) if",
+    hint="Each of the two has its own default, whatever the other is.",
+)
+bug(
+    "LC-36",
+    "takes the positions of the last keys for those of the queries",
+    old="q_positions = np.arange(keys - queries, keys) if q_positions is None else q_positions",
+    new="ends = kv_positions is not None and keys >= queries > 0\n"
+    "    last = kv_positions[-queries:] if ends else np.arange(keys - queries, keys)\n"
+    "    q_positions = last if q_positions is None else q_positions",
+    hint="By default queries are at keys − queries … keys − 1, wherever the keys are.",
+)
+bug(
+    "LC-36",
+    "forgets the documents with a window",
+    old="segments=None if segments is None else (segments[0], segments[1][part]),",
+    new="segments=None if segments is None or window is not None else (segments[0], segments[1][part]),",
+    hint="Documents hold together with all other masks.",
+)
+bug(
+    "LC-36",
+    "forgets the documents with a prefix",
+    old="segments=None if segments is None else (segments[0], segments[1][part]),",
+    new="segments=None if segments is None or prefix > 0 else (segments[0], segments[1][part]),",
+    hint="A prefix is seen in its own document only.",
+)
+bug(
+    "LC-36",
+    "skips blocks after the last query though they are in the prefix",
+    old="        distance = np.abs(q_positions[:, None] - kv_positions[None, part])",
+    new="        if causal and queries and kv_positions[part].min() > q_positions.max():\n"
+    "            continue\n"
+    "        distance = np.abs(q_positions[:, None] - kv_positions[None, part])",
+    hint="A key of the prefix is seen from before it as well: its block may not be skipped.",
+)
+bug(
     "LC-37",
     "takes −∞ from −∞ where nothing was seen yet",
     old="    top = np.where(np.isneginf(top), 0, top)\n",
@@ -1934,6 +2323,22 @@ bug(
     hint="c · tanh(−∞) is −c, a score like others: mask after the cap.",
 )
 bug(
+    "LC-38",
+    "works tanh out of exponentials that overflow",
+    old="scores = WORK(softcap) * np.tanh(scores / WORK(softcap))",
+    new="grown = np.exp(2 * (scores / WORK(softcap)).astype(np.float32))\n"
+    "                scores = WORK(softcap) * ((grown - 1) / (grown + 1)).astype(WORK)",
+    hint="A score far above the cap becomes the cap: ∞ / ∞ is NaN.",
+)
+bug(
+    "LC-38",
+    "forgets the cap with a window",
+    old='    check_per_head(sink_logits, "sink_logits", heads)\n    check_per_head(alibi',
+    new="    softcap = softcap if window is None else None\n"
+    '    check_per_head(sink_logits, "sink_logits", heads)\n    check_per_head(alibi',
+    hint="The cap bends scores under every mask.",
+)
+bug(
     "LC-39",
     "ignores the slopes",
     old="bias = None if alibi_slopes is None else -alibi_slopes.astype(WORK)[:, None, None] * distance",
@@ -1983,6 +2388,28 @@ bug(
     old="scores = scores + bias[h]",
     new="scores = scores + bias[h - h % (heads // k.shape[1])]",
     hint="There is a slope for each query head.",
+)
+bug(
+    "LC-39",
+    "takes nothing from the scores of sink tokens",
+    old="distance = np.abs(q_positions[:, None] - kv_positions[None, part])",
+    new="distance = np.abs(q_positions[:, None] - kv_positions[None, part])\n"
+    "        distance = np.where(kv_positions[part] < sink_tokens, 0, distance)",
+    hint="Sink tokens are far away, and pay for it as any other key.",
+)
+bug(
+    "LC-39",
+    "cannot take slopes with a batch",
+    old="scores = scores + bias[h]",
+    new="scores = scores + bias[b * heads + h]",
+    hint="There is one slope a head, the same in every row of a batch.",
+)
+bug(
+    "LC-39",
+    "hands the slopes out to the batch before the heads",
+    old="scores = scores + bias[h]",
+    new="scores = scores + bias[(b * heads + h) // batch]",
+    hint="In each row of a batch head h has slopes[h].",
 )
 bug(
     "LC-40",
@@ -2041,6 +2468,28 @@ bug(
     hint="There is a sink for each query head.",
 )
 bug(
+    "LC-40",
+    "gives nothing for no keys though there are sinks",
+    old="    state = nothing_seen(batch, heads, queries, width)\n    for start",
+    new="    state = nothing_seen(batch, heads, queries, width)\n"
+    "    if keys == 0:\n"
+    "        return AttentionState(in_float32(state.out, q), in_float32(state.lse, q))\n"
+    "    for start",
+    hint="The sink is there without any key as well: out is 0 and lse the sink's logit.",
+)
+bug(
+    "LC-40",
+    "takes exponentials of sinks that overflow",
+    old="state = merge_two(state, only_sinks(state, sink_logits))\n    return AttentionState(in_float32(state.out, q)",
+    new="sink = only_sinks(state, sink_logits).lse\n"
+    "        empty = np.isneginf(state.lse)\n"
+    "        share = 1 + np.exp(np.where(empty, 0, sink - state.lse).astype(np.float32))\n"
+    "        lse = np.where(empty, sink, state.lse + np.log(share))\n"
+    "        state = AttentionState(state.out / share[..., None], lse)\n"
+    "    return AttentionState(in_float32(state.out, q)",
+    hint="Subtract the largest of all scores, of which the sink is one.",
+)
+bug(
     "LC-41",
     "gives out in the dtype of the queries",
     old="    return AttentionState(in_float32(state.out, q), in_float32(state.lse, q))",
@@ -2084,6 +2533,36 @@ bug(
     hint="Convert the values to float32, not the weights to half precision.",
 )
 bug(
+    "LC-41",
+    "keeps the slopes in half precision",
+    old="scores = scores + bias[h]",
+    new="scores = scores + bias[h].astype(q.dtype).astype(WORK)",
+    hint="The bias is float32 whatever q is.",
+)
+bug(
+    "LC-41",
+    "keeps the sinks in half precision",
+    old="state = merge_two(state, only_sinks(state, sink_logits))\n    return AttentionState(in_float32(state.out, q)",
+    new="state = merge_two(state, only_sinks(state, sink_logits.astype(q.dtype)))\n"
+    "    return AttentionState(in_float32(state.out, q)",
+    hint="The sinks are float32 whatever q is.",
+)
+bug(
+    "LC-41",
+    "keeps capped scores in half precision",
+    old="scores = WORK(softcap) * np.tanh(scores / WORK(softcap))",
+    new="scores = (WORK(softcap) * np.tanh(scores / WORK(softcap))).astype(q.dtype).astype(WORK)",
+    hint="Scores are float32 also behind the cap.",
+)
+bug(
+    "LC-41",
+    "gives out in the dtype of the queries where there is no key",
+    old="    return AttentionState(in_float32(state.out, q), in_float32(state.lse, q))\n\n\ndef dense",
+    new="    out = in_float32(state.out, q) if keys else state.out.astype(q.dtype)\n"
+    "    return AttentionState(out, in_float32(state.lse, q))\n\n\ndef dense",
+    hint="out is float32 also where it is 0 for want of keys.",
+)
+bug(
     "LC-42",
     "takes exponentials without subtracting the largest score",
     old="            weights = np.exp(scores - np.where(np.isneginf(top), 0, top))\n",
@@ -2124,6 +2603,41 @@ bug(
     old="    for start in range(0, keys, block):\n",
     new="    block = max(1, keys)\n    for start in range(0, keys, block):\n",
     hint="Hold the scores of a block of keys only, and merge.",
+)
+bug(
+    "LC-44",
+    "works the bias of all pairs out at once",
+    old="    for start in range(0, keys, block):\n",
+    new="    far = np.abs(q_positions[:, None] - kv_positions[None, :])\n"
+    "    for start in range(0, keys, block):\n",
+    hint="Hold the distances of a block of keys only.",
+    also=[("distance = np.abs(q_positions[:, None] - kv_positions[None, part])", "distance = far[:, part]")],
+)
+bug(
+    "LC-44",
+    "computes the scores of all pairs at once where it is not causal",
+    old="    for start in range(0, keys, block):\n",
+    new="    block = block if causal else max(1, keys)\n    for start in range(0, keys, block):\n",
+    hint="Blocks hold without `causal` as well.",
+)
+bug(
+    "LC-45",
+    "refuses a block of 0 and takes one below",
+    old='expect(block >= 1, "block"',
+    new='expect(block != 0, "block"',
+    hint="`block` is at least 1.",
+)
+bug(
+    "LC-45",
+    "looks at no option where there are no keys",
+    old='    expect(block >= 1, "block", "at least 1", block)\n',
+    new="    if keys == 0:\n"
+    "        empty = nothing_seen(batch, heads, queries, width)\n"
+    "        if sink_logits is not None:\n"
+    "            empty = merge_two(empty, only_sinks(empty, sink_logits))\n"
+    "        return AttentionState(in_float32(empty.out, q), in_float32(empty.lse, q))\n"
+    '    expect(block >= 1, "block", "at least 1", block)\n',
+    hint="Look at all arguments before anything else.",
 )
 
 # Merging
@@ -2184,6 +2698,20 @@ bug(
     hint="Every part counts by exp(lse_p − lse).",
 )
 bug(
+    "LC-46",
+    "merges a list of states alone",
+    old="    for state in states:\n        merged = merge_two(merged, state)",
+    new="    for state in states + []:\n        merged = merge_two(merged, state)",
+    hint="States come in any sequence, also in a tuple.",
+)
+bug(
+    "LC-46",
+    "cannot merge states of no queries",
+    old="    merged = nothing_seen(*first.out.shape)\n",
+    new="    merged = nothing_seen(*first.out.shape)\n    first.lse.max()\n",
+    hint="A state may have no queries: what is merged has none either.",
+)
+bug(
     "LC-47",
     "multiplies by 0 what a part holds that saw nothing",
     old="        np.where(np.isneginf(lse)[..., None], 0, out.astype(WORK)) * weight[..., None] / divisor\n",
@@ -2215,6 +2743,15 @@ bug(
     old="        merged = merge_two(merged, state)\n",
     new="        if not np.isneginf(state.lse).any():\n            merged = merge_two(merged, state)\n",
     hint="Other queries and heads of this part saw something.",
+)
+bug(
+    "LC-47",
+    "gives a single state back as it is",
+    old="    merged = nothing_seen(*first.out.shape)\n",
+    new="    if len(states) == 1 and sink_logits is None:\n"
+    "        return first\n"
+    "    merged = nothing_seen(*first.out.shape)\n",
+    hint="Where its lse is −∞ the result is 0, whatever out holds there.",
 )
 bug(
     "LC-48",
@@ -2284,6 +2821,32 @@ bug(
     "        merged = AttentionState(joined.out, np.where(np.isneginf(merged.lse), -np.inf, joined.lse))\n",
     hint="There out is 0 and lse the sink's logit.",
 )
+bug(
+    "LC-49",
+    "takes exponentials of sinks that overflow when it merges",
+    old="        merged = merge_two(merged, only_sinks(merged, sink_logits))\n",
+    new="        sink = only_sinks(merged, sink_logits).lse\n"
+    "        empty = np.isneginf(merged.lse)\n"
+    "        share = 1 + np.exp(np.where(empty, 0, sink - merged.lse).astype(np.float32))\n"
+    "        lse = np.where(empty, sink, merged.lse + np.log(share))\n"
+    "        merged = AttentionState(merged.out / share[..., None], lse)\n",
+    hint="Subtract the larger one of lse and sink.",
+)
+bug(
+    "LC-50",
+    "looks at the shapes of the first two states alone",
+    old="    for state in states:\n        shapes =",
+    new="    for state in states[:2]:\n        shapes =",
+    hint="Every state has the shape of the first one.",
+)
+bug(
+    "LC-50",
+    "looks only at how many numbers a state has",
+    old='        expect(shapes == expected, "states"',
+    new="        as_many = state.out.size == first.out.size and shapes[1] == shapes[0][:-1]\n"
+    '        expect(as_many, "states"',
+    hint="Equally many numbers may lie in another shape.",
+)
 
 # Rings
 
@@ -2338,6 +2901,25 @@ bug(
     hint="What came from the previous rank goes to the next one.",
 )
 bug(
+    "LC-51",
+    "takes exponentials of lse without the largest on a ring",
+    old="        state = merge_two(state, dense_attention(q, keys, values, visible, scale))\n        if hop",
+    new="        part = dense_attention(q, keys, values, visible, scale)\n"
+    "        ours, theirs = (np.exp(each.lse.astype(np.float32)) for each in (state, part))\n"
+    "        total = np.where(ours + theirs > 0, ours + theirs, 1)\n"
+    "        out = (state.out * ours[..., None] + part.out * theirs[..., None]) / total[..., None]\n"
+    "        state = AttentionState(out, np.where(ours + theirs > 0, np.log(total), -np.inf))\n"
+    "        if hop",
+    hint="lse may be of any size: subtract the larger one first.",
+)
+bug(
+    "LC-51",
+    "takes a scale of 0 for none on a ring",
+    old="        state = merge_two(state, dense_attention(q, keys, values, visible, scale))\n        if hop",
+    new="        state = merge_two(state, dense_attention(q, keys, values, visible, scale or None))\n        if hop",
+    hint="A scale of 0 is a scale: only None is the default.",
+)
+bug(
     "LC-52",
     "takes the shards for contiguous",
     old="        visible = attention_mask(positions, kv_positions, causal=causal)\n",
@@ -2385,6 +2967,40 @@ bug(
     hint="A key is seen at or before the query's position.",
 )
 bug(
+    "LC-52",
+    "sees no more keys of a shard than it has queries where it is not causal",
+    old="        visible = attention_mask(positions, kv_positions, causal=causal)\n        state",
+    new="        visible = attention_mask(positions, kv_positions, causal=causal)\n"
+    "        if not causal:\n"
+    "            visible[:, queries:] = False\n"
+    "        state",
+    hint="Without `causal` a query sees all keys of a shard, however long that is.",
+)
+bug(
+    "LC-52",
+    "takes positions for places in a triangle of all tokens",
+    old="        visible = attention_mask(positions, kv_positions, causal=causal)\n        state",
+    new="        visible = np.ones((queries, len(kv_positions)), bool)\n"
+    "        if causal:\n"
+    "            visible = np.tri(int(lengths.sum()), dtype=bool)[positions][:, kv_positions]\n"
+    "        state",
+    hint="A sequence may begin anywhere: compare positions.",
+)
+bug(
+    "LC-52",
+    "keeps 16 bits of each position",
+    old="    positions = positions.astype(np.int32)\n    here",
+    new="    positions = positions.astype(np.int16)\n    here",
+    hint="Positions may be far above 32,767.",
+)
+bug(
+    "LC-52",
+    "takes positions in int32 alone",
+    old="    positions = positions.astype(np.int32)\n    here",
+    new='    expect(positions.dtype == np.int32, "positions", "int32", positions.dtype)\n    here',
+    hint="Positions are integers, of any dtype.",
+)
+bug(
     "LC-53",
     "leaves at once when a rank has no tokens",
     old="    here, ranks = collective.rank, collective.size\n    lengths",
@@ -2405,6 +3021,13 @@ bug(
     old="    return state.out.astype(q.dtype)\n",
     new="    return state.out.astype(q.dtype) if queries else np.zeros(0, q.dtype)\n",
     hint="The result is like q, here (batch, heads, 0, head_dim).",
+)
+bug(
+    "LC-53",
+    "answers in float32 where it has no tokens",
+    old="    return state.out.astype(q.dtype)\n\n\ndef passed_on",
+    new="    return state.out.astype(q.dtype if queries else np.float32)\n\n\ndef passed_on",
+    hint="An empty result is in the dtype of q as well.",
 )
 bug(
     "LC-54",
@@ -2445,12 +3068,76 @@ bug(
     hint="A shard is three messages: keys, values, positions.",
 )
 bug(
+    "LC-54",
+    "repeats the kv heads for each query head before it sends them",
+    old="    shard = k, v, positions\n",
+    new="    k, v = (np.repeat(each, heads // kv_heads, axis=1) for each in (k, v))\n"
+    "    kv_heads = heads\n"
+    "    shard = k, v, positions\n",
+    hint="Send the kv heads as they are, and let the receiver share them out.",
+)
+bug(
+    "LC-54",
+    "sends float16 as float32",
+    old="    shard = k, v, positions\n",
+    new="    if k.dtype == np.float16:\n"
+    "        k, v = k.astype(np.float32), v.astype(np.float32)\n"
+    "    shard = k, v, positions\n",
+    hint="Keys and values travel in their own dtype.",
+)
+bug(
+    "LC-54",
+    "gathers the keys and values of all ranks where it is not causal",
+    old="    after, before = (here + 1)",
+    new="    if not causal:\n"
+    "        collective.all_gather(np.zeros((2, batch, kv_heads, max(lengths), width), k.dtype))\n"
+    "    after, before = (here + 1)",
+    hint="Also where all see all, shards are passed on.",
+)
+bug(
+    "LC-54",
+    "sends a message that nobody receives",
+    old="    return state.out.astype(q.dtype)\n\n\ndef passed_on",
+    new="    if ranks > 1 and queries:\n"
+    "        collective.send(positions[:1], after)\n"
+    "    return state.out.astype(q.dtype)\n\n\ndef passed_on",
+    hint="What nobody receives stays in the way of the next call.",
+)
+bug(
     "LC-55",
     "talks to the others before it looks at its arguments",
     old="    check_attention(q, k, v)\n    (batch, heads, queries, width), kv_heads, keys",
     new="    collective.all_gather(np.zeros(1, np.int32))\n"
     "    check_attention(q, k, v)\n    (batch, heads, queries, width), kv_heads, keys",
     hint="Whoever raises after the first message leaves the others waiting.",
+)
+bug(
+    "LC-55",
+    "takes keys of more rows than the queries have",
+    old="    check_attention(q, k, v)\n    (batch, heads, queries, width), kv_heads",
+    new="    check_attention(q, *(each[: len(q)] for each in (k, v)))\n"
+    "    (batch, heads, queries, width), kv_heads",
+    hint="q, k and v have the same batch.",
+)
+bug(
+    "LC-55",
+    "looks at no argument where it is alone",
+    old="    check_attention(q, k, v)\n    (batch, heads, queries, width), kv_heads",
+    new="    if collective.size == 1:\n"
+    "        return whole_attention(q, k, v, positions, causal, scale)\n"
+    "    check_attention(q, k, v)\n"
+    "    (batch, heads, queries, width), kv_heads",
+    hint="A ring of one refuses what a larger one refuses.",
+)
+bug(
+    "LC-55",
+    "looks at no dtype where it has no tokens",
+    old="    check_attention(q, k, v)\n    (batch, heads, queries, width), kv_heads",
+    new="    if q.shape[2] == 0:\n"
+    "        k, v = k.astype(q.dtype), v.astype(q.dtype)\n"
+    "    check_attention(q, k, v)\n"
+    "    (batch, heads, queries, width), kv_heads",
+    hint="A rank without tokens refuses what the others refuse.",
 )
 # Rolling caches
 
@@ -2509,6 +3196,32 @@ bug(
     old="        return result.astype(queries.dtype)\n\n    def seen_by",
     new="        return in_float32(result, queries)\n\n    def seen_by",
     hint="The result is like the queries.",
+)
+bug(
+    "LC-56",
+    "keeps the scores of a rolling cache in its dtype",
+    old="    return attend_row(turned(query[None], [p])[0], turned(keys, at), values, scale)",
+    new="    q, k = turned(query[None], [p])[0].astype(WORK), turned(keys, at).astype(WORK)\n"
+    '    scores = np.einsum("hc,nkc->hnk", q, k).astype(dtype)\n'
+    "    if np.isinf(scores).any():\n        values = np.full_like(values, np.nan)\n"
+    "    return attend_row(q, k, values, scale)",
+    hint="Scores are float32: those of half precision overflow before the scale makes them small.",
+)
+bug(
+    "LC-56",
+    "answers in float32 once something was evicted",
+    old="        return result.astype(queries.dtype)\n\n    def seen_by",
+    new="        return result.astype(np.float32 if self.oldest > 0 else queries.dtype)\n\n    def seen_by",
+    hint="The result has the dtype of the queries, always.",
+)
+bug(
+    "LC-56",
+    "shares the frequencies of the first rolling cache",
+    old="        self.rotation = inv_freq, attention_factor, interleaved, positions",
+    new="        inv_freq = RollingKVCache.tables.setdefault((head_dim, len(inv_freq)), inv_freq)\n"
+    "        self.rotation = inv_freq, attention_factor, interleaved, positions",
+    hint="Each cache has the frequencies that it was made with: layers differ.",
+    also=[("class RollingKVCache:\n", "class RollingKVCache:\n    tables = {}\n\n")],
 )
 bug(
     "LC-57",
@@ -2581,6 +3294,20 @@ bug(
     hint="0 · NaN is NaN: what was evicted must not be multiplied at all.",
 )
 bug(
+    "LC-57",
+    "forgets the scale once something was evicted",
+    old="        at, p = range(len(keys)), len(keys) - 1\n",
+    new="        if p >= len(keys):\n            scale = None\n        at, p = range(len(keys)), len(keys) - 1\n",
+    hint="The scale that was given holds for every query, also after the first eviction.",
+)
+bug(
+    "LC-57",
+    "sees one key more through a window of 1 without sinks",
+    old="i for i, k in enumerate(self.kept) if k <= p and (k > p - self.window or k < self.sink_tokens)",
+    new="i for i, k in enumerate(self.kept) if k <= p and (k > p - max(self.window, 1 if self.sink_tokens else 2) or k < self.sink_tokens)",
+    hint="A window of 1 holds the query's own key and no other.",
+)
+bug(
     "LC-58",
     "keeps W tokens before the first of them have read",
     old="        self.askable = len(keys)\n",
@@ -2626,6 +3353,13 @@ bug(
     hint="m = 0 changes nothing: neither what is there nor who may ask.",
 )
 bug(
+    "LC-58",
+    "answers in float32 to no queries",
+    old="        return result.astype(queries.dtype)\n\n    def seen_by",
+    new="        return result.astype(queries.dtype if len(queries) else np.float32)\n\n    def seen_by",
+    hint="No queries have a dtype as well: that of the cache.",
+)
+bug(
     "LC-59",
     "counts what is there though positions are absolute",
     old='    if counted == "cache":\n',
@@ -2647,6 +3381,14 @@ bug(
     "            at = [self.kept[i] % ring for i in seen]\n"
     '            p = p % ring if self.rotation[3] == "absolute" else p\n',
     hint="Slots are reused, positions are not.",
+)
+bug(
+    "LC-59",
+    "rounds absolute positions to the dtype of the cache",
+    old="        x = rows.astype(WORK).swapaxes(0, 1)[None]\n",
+    new="        x = rows.astype(WORK).swapaxes(0, 1)[None]\n"
+    "        positions = np.array(list(positions)).astype(dtype).astype(int)\n",
+    hint="bfloat16 tells positions apart up to 256. Angles are float32, from whole positions.",
 )
 bug(
     "LC-60",
@@ -2683,6 +3425,54 @@ bug(
     old="        at, p = range(len(keys)), len(keys) - 1\n",
     new="        at = [i if k == i else i + 1 for i, k in enumerate(at)]\n        p = at[-1]\n",
     hint="The first key of the window comes right after the last sink.",
+)
+bug(
+    "LC-60",
+    "forgets the attention factor once something was evicted",
+    old="        at, p = range(len(keys)), len(keys) - 1\n",
+    new="        if p >= len(keys):\n            attention_factor = 1.0\n        at, p = range(len(keys)), len(keys) - 1\n",
+    hint="What is rotated is stretched by the attention factor, at cache positions too.",
+)
+bug(
+    "LC-60",
+    "turns halves once something was evicted though pairs are neighbours",
+    old="        at, p = range(len(keys)), len(keys) - 1\n",
+    new="        if p >= len(keys):\n            interleaved = False\n        at, p = range(len(keys)), len(keys) - 1\n",
+    hint="The layout of the pairs stays that of the constructor, also after an eviction.",
+)
+bug(
+    "LC-60",
+    "takes absolute positions if nothing is said",
+    old='        positions="cache",\n        dtype="float32",',
+    new='        positions="absolute",\n        dtype="float32",',
+    hint='The default is "cache".',
+)
+bug(
+    "LC-60",
+    "squeezes the axis of a single kv head",
+    old="        self.keys = np.concatenate([self.keys[needed], keys])\n"
+    "        self.values = np.concatenate([self.values[needed], values])\n        self.kept",
+    new="        self.keys = np.concatenate([self.keys[needed], keys.squeeze(1) if self.kv_heads == 1 else keys])\n"
+    "        self.values = np.concatenate([self.values[needed], values])\n        self.kept",
+    hint="One kv head is an axis of length 1.",
+)
+bug(
+    "LC-60",
+    "turns kept keys on by small steps in the dtype of the cache",
+    old="    return attend_row(turned(query[None], [p])[0], turned(keys, at), values, scale)",
+    new="    drifted = turned(keys, first_at)\n"
+    "    for _ in range(first_p - p):\n"
+    "        back = np.where(np.array(first_at) > np.array(list(at)), -1, 0)\n"
+    "        first_at = np.array(first_at) + back\n"
+    "        drifted = turned(drifted, back) / WORK(attention_factor)\n"
+    "    return attend_row(turned(query[None], [p])[0], drifted, values, scale)",
+    hint="Rotate the keys as they came, once: small turns of turned keys drift in half precision.",
+    also=[
+        (
+            '    if counted == "cache":\n        at, p = range(len(keys)), len(keys) - 1\n',
+            '    first_at, first_p = at, p\n    if counted == "cache":\n        at, p = range(len(keys)), len(keys) - 1\n',
+        )
+    ],
 )
 bug(
     "LC-61",
@@ -2725,6 +3515,13 @@ bug(
     old="return [self.kept[i] for i in self.seen_by(self.n - 1)]",
     new="return [p for i in self.seen_by(self.n - 1) if (p := self.kept[i]) >= self.sink_tokens]",
     hint="The last token sees the sinks as well.",
+)
+bug(
+    "LC-61",
+    "lists tokens that were given up",
+    old="        return [self.kept[i] for i in self.seen_by(self.n - 1)]",
+    new="        return [p for p in range(self.n) if p < self.sink_tokens or p > self.n - 1 - self.window]",
+    hint="After a truncation, what the last token saw may be gone: list what is still there.",
 )
 bug(
     "LC-62",
@@ -2815,11 +3612,89 @@ bug(
     hint="As many may ask as are left of the last append.",
 )
 bug(
+    "LC-62",
+    "moves what was given up before it refuses to go back",
+    old="        if max(self.sink_tokens, length",
+    new="        oldest, self.oldest = self.oldest, min(self.oldest, length)\n        if max(self.sink_tokens, length",
+    also=[
+        ("< min(self.oldest, length):", "< min(oldest, length):"),
+        (
+            "        self.oldest = min(self.oldest, length)\n        self.n = length",
+            "        self.n = length",
+        ),
+    ],
+    hint="A truncation that is refused changes nothing, not even what the next one may do.",
+)
+bug(
+    "LC-62",
+    "counts a truncation to the present length as an append",
+    old="        self.askable = max(0, self.askable - (self.n - length))",
+    new="        self.askable = max(0, self.askable - (self.n - length)) or (1 if length == self.n and self.n else 0)",
+    hint="After a truncation as many queries may ask as are left of the last append.",
+)
+bug(
     "LC-63",
     "keeps everything and masks it",
     old="needed = [i for i, p in enumerate(self.kept) if p < self.sink_tokens or p >= self.oldest]",
     new="needed = list(range(len(self.kept)))",
     hint="The results are the same, and no memory is saved: give up what no later token sees.",
+)
+bug(
+    "LC-63",
+    "gives nothing up while tokens come one by one",
+    old="needed = [i for i, p in enumerate(self.kept) if p < self.sink_tokens or p >= self.oldest]",
+    new="needed = [i for i, p in enumerate(self.kept) if len(keys) == 1 or p < self.sink_tokens or p >= self.oldest]",
+    hint="A token more, a token less.",
+)
+bug(
+    "LC-63",
+    "gives nothing up where there are sinks",
+    old="needed = [i for i, p in enumerate(self.kept) if p < self.sink_tokens or p >= self.oldest]",
+    new="needed = [i for i, p in enumerate(self.kept) if self.sink_tokens > 0 or p >= self.oldest]",
+    hint="Sinks stay, and what lies between them and the window goes.",
+)
+bug(
+    "LC-63",
+    "remembers every key that it turned",
+    old="            at = [self.kept[i] for i in seen]\n",
+    new="            at = [self.kept[i] for i in seen]\n"
+    '            self.turned = [*getattr(self, "turned", []), self.keys[seen].astype(np.float32)]\n',
+    hint="Rotated keys are given up with the tokens that they are of.",
+)
+bug(
+    "LC-64",
+    "checks nothing of an append of no tokens",
+    old="    def append(self, keys, values):\n        check_rows(keys, values, self.kv_heads, self.head_dim, self.dtype)\n        if len(keys) == 0:\n            return\n",
+    new="    def append(self, keys, values):\n        if len(keys) == 0:\n            return\n        check_rows(keys, values, self.kv_heads, self.head_dim, self.dtype)\n",
+    hint="Rows have to fit the cache even when there are none of them.",
+)
+bug(
+    "LC-64",
+    "takes queries without heads",
+    old="fits = queries.ndim == 3 and queries.shape[2] == head_dim and queries.shape[1] >= 1",
+    new="fits = queries.ndim == 3 and queries.shape[2] == head_dim",
+    hint="Queries have at least one head for each kv head.",
+)
+bug(
+    "LC-64",
+    "takes fewer query heads than kv heads",
+    old='expect(queries.shape[1] % kv_heads == 0, "queries"',
+    new='expect(queries.shape[1] % kv_heads == 0 or queries.shape[1] < kv_heads, "queries"',
+    hint="The number of query heads is a multiple of the number of kv heads.",
+)
+bug(
+    "LC-64",
+    "takes a negative window",
+    old='expect(window >= 1, "window", "at least 1", window)\n        expect(sink',
+    new='expect(window != 0, "window", "at least 1", window)\n        expect(sink',
+    hint="A window is at least 1.",
+)
+bug(
+    "LC-64",
+    "takes values of one kv head for all of them",
+    old='expect(values.shape == shape, "values", f"shape {shape}", values.shape)\n    for',
+    new='expect(values.shape in (shape, (shape[0], 1, shape[2])), "values", f"shape {shape}", values.shape)\n    for',
+    hint="Values have the shape of the keys and are never broadcast.",
 )
 
 # Quantisation
@@ -2875,6 +3750,13 @@ bug(
     hint="Codes are uint8.",
 )
 bug(
+    "LC-65",
+    "guards the scale by a hundred thousandth",
+    old="divisor = np.where(scale > 0, scale, 1)",
+    new="divisor = np.maximum(scale, 1e-5)",
+    hint="A group whose range is small but not 0 is divided evenly like every other.",
+)
+bug(
     "LC-66",
     "groups along the other axis",
     old="    rows = np.moveaxis(x.astype(WORK), axis, -1)\n",
@@ -2922,6 +3804,13 @@ bug(
     hint="No tokens are no groups: say the number.",
 )
 bug(
+    "LC-66",
+    "refuses no tokens along the axis of the groups",
+    old='    expect(x.shape[axis] % group == 0, "group"',
+    new='    expect(x.shape[axis] % group == 0 and x.shape[axis] > 0, "group"',
+    hint="No tokens are a multiple of every group.",
+)
+bug(
     "LC-67",
     "adds a little to the range",
     old="scale = (groups.max(axis=-1) - zero) / (2**bits - 1)",
@@ -2943,6 +3832,13 @@ bug(
     "    scale, zero = np.where(constant, zero, scale), np.where(constant, 0, zero)\n"
     "    divisor = np.where(scale != 0, scale, 1)\n",
     hint="zero is the value, scale and codes are 0.",
+)
+bug(
+    "LC-67",
+    "has no groups of one",
+    old='    expect(x.shape[axis] % group == 0, "group"',
+    new='    expect(x.shape[axis] % group == 0 and group > 1, "group"',
+    hint="A group of one value is constant: scale and code 0, zero the value.",
 )
 bug(
     "LC-68",
@@ -2986,6 +3882,27 @@ bug(
     new="repeats = [group if i == axis else 1 for i in range(3)]\n"
     "    scale, zero = (np.tile(each.astype(WORK), repeats) for each in (scale, zero))",
     hint="`group` neighbours share a scale: repeat each of them, do not tile them.",
+)
+bug(
+    "LC-69",
+    "accepts 1 bit because it divides a byte",
+    old='expect(bits in (2, 4, 8), "bits", "2, 4 or 8", bits)',
+    new='expect(bits in (1, 2, 4, 8), "bits", "2, 4 or 8", bits)',
+    hint="Codes have 2, 4 or 8 bits.",
+)
+bug(
+    "LC-69",
+    "accepts axes counted from the end",
+    old='expect(axis in (0, 2), "axis", "0 or 2", axis)',
+    new='expect(axis in (0, 2, -1, -3), "axis", "0 or 2", axis)',
+    hint="The axis is 0 or 2.",
+)
+bug(
+    "LC-69",
+    "takes a scale with an axis too many",
+    old='expect(scale.shape == tuple(shape), "scale"',
+    new='expect(scale.size == np.prod(shape), "scale"',
+    hint="scale has the axes of x.",
 )
 
 # Quantised caches
@@ -3066,6 +3983,44 @@ bug(
     hint="`length` is n, quantised or not.",
 )
 bug(
+    "LC-70",
+    "gathers float32 of nothing",
+    old="        dtype = self.keys.dtype\n        return (",
+    new="        dtype = self.keys.dtype if self.length() else np.float32\n        return (",
+    hint="What is gathered has the dtype of the cache, also when it holds no tokens.",
+)
+bug(
+    "LC-70",
+    "cannot pack codes that do not fill a byte",
+    old="    codes = np.pad(codes, (0, -len(codes) % per_byte)).reshape(-1, per_byte)",
+    new="    codes = codes.reshape(-1, per_byte)",
+    hint="Fill the last byte up with anything, and forget it when the codes are read.",
+)
+bug(
+    "LC-70",
+    "loses the codes that do not fill a byte",
+    old="    codes = np.pad(codes, (0, -len(codes) % per_byte)).reshape(-1, per_byte)",
+    new="    left = -len(codes) % per_byte\n"
+    "    codes = np.pad(codes[: len(codes) // per_byte * per_byte], (0, per_byte if left else 0)).reshape(-1, per_byte)",
+    hint="Round the bytes up, not down.",
+)
+bug(
+    "LC-70",
+    "has no guard for constant groups in the cache",
+    old="        return packed(quantize_kv(rows, bits=self.bits, group=self.group, axis=axis))",
+    new="        made = quantize_kv(rows, bits=self.bits, group=self.group, axis=axis)\n"
+    "        scale = np.where(made.scale > 0, made.scale, np.nan).astype(made.scale.dtype)\n"
+    "        return packed(Quantized(made.codes, scale, made.zero, made.bits, made.group, made.axis))",
+    hint="Where all values of a group are equal, the scale is 0 and the codes are: divide by 1 there.",
+)
+bug(
+    "LC-70",
+    "quantises the keys of a single kv head along channels",
+    old="            self.key_codes.append(self.quantized(self.keys[oldest], 0))",
+    new="            self.key_codes.append(self.quantized(self.keys[oldest], 0 if self.kv_heads > 1 else 2))",
+    hint="Keys are grouped along the tokens, however many heads there are.",
+)
+bug(
     "LC-71",
     "quantises what arrives alone as a group of its own",
     old="        while len(self.keys) >= self.residual + self.group:\n",
@@ -3118,6 +4073,13 @@ bug(
     new="        residual = 0 if self.length() == len(keys) > 1 else self.residual\n"
     "        while len(self.keys) >= residual + self.group:\n",
     hint="A prompt's newest tokens stay as they came, as those of any other append.",
+)
+bug(
+    "LC-71",
+    "shares the codes of all quantised caches",
+    old="        self.key_codes, self.value_codes = [], []  # one `Quantized` for each G tokens\n",
+    new="        QuantizedKVCache.key_codes, QuantizedKVCache.value_codes = [], []\n",
+    hint="Each cache has codes of its own.",
 )
 bug(
     "LC-72",
@@ -3215,6 +4177,20 @@ bug(
     hint="m may be any number up to n.",
 )
 bug(
+    "LC-72",
+    "takes a scale of 0 for none where it reads a quantised cache",
+    old="        return attend_last(queries, *self.gather(), scale)",
+    new="        return attend_last(queries, *self.gather(), scale or None)",
+    hint="Only None stands for the default scale, and 0 weighs all keys alike.",
+)
+bug(
+    "LC-72",
+    "answers in float32 to no queries of a quantised cache",
+    old="    return result.astype(queries.dtype)\n\n\ndef packed",
+    new="    return result.astype(queries.dtype if len(queries) else np.float32)\n\n\ndef packed",
+    hint="No queries have a dtype as well: that of the cache.",
+)
+bug(
     "LC-73",
     "counts a byte for each code",
     old="sum(each.codes.nbytes + each.scale.nbytes + each.zero.nbytes for each in codes)",
@@ -3265,6 +4241,24 @@ bug(
     "        self.keys = np.concatenate([self.keys, keys])\n"
     "        self.values = np.concatenate([self.values, values])\n        while",
     hint="What was quantised must go.",
+)
+bug(
+    "LC-73",
+    "keeps full precision where an append was no multiple of the group",
+    old="        self.keys = np.concatenate([self.keys, keys])\n"
+    "        self.values = np.concatenate([self.values, values])\n        while",
+    new="        if len(keys) % self.group:\n"
+    '            self.uneven = [*getattr(self, "uneven", []), keys.copy(), values.copy()]\n'
+    "        self.keys = np.concatenate([self.keys, keys])\n"
+    "        self.values = np.concatenate([self.values, values])\n        while",
+    hint="What is quantised is kept as codes alone.",
+)
+bug(
+    "LC-74",
+    "checks nothing of an append of no tokens to a quantised cache",
+    old="    def append(self, keys, values):\n        check_rows(keys, values, self.kv_heads, self.head_dim, self.dtype)\n        self.keys",
+    new="    def append(self, keys, values):\n        if len(keys) == 0:\n            return\n        check_rows(keys, values, self.kv_heads, self.head_dim, self.dtype)\n        self.keys",
+    hint="Rows have to fit the cache even when there are none of them.",
 )
 
 # Heavy hitters
@@ -3320,6 +4314,30 @@ bug(
     old="return result.astype(queries.dtype), kept_after",
     new="return in_float32(result, queries), kept_after",
     hint="The result is like the queries.",
+)
+bug(
+    "LC-75",
+    "takes exponentials of a step without subtracting the largest score",
+    old="                weights = np.exp(products - products.max())\n"
+    "                weights = weights / weights.sum()\n                result",
+    new="                weights = np.exp(products.astype(np.float32))\n"
+    "                weights = weights / weights.sum()\n                result",
+    hint="Subtract the largest score before exp, or large scores overflow.",
+)
+bug(
+    "LC-75",
+    "keeps the scores of a step in the dtype of the cache",
+    old="products = k[:seen].astype(WORK) @ queries[row, h].astype(WORK) * scale",
+    new="products = (k[:seen].astype(WORK) @ queries[row, h].astype(WORK)).astype(queries.dtype).astype(WORK)"
+    " * scale",
+    hint="Scores are float32: those of half precision overflow before the scale makes them small.",
+)
+bug(
+    "LC-75",
+    "makes a heavy hitter cache for float16 if no dtype is given",
+    old='def __init__(self, budget, recent, kv_heads, head_dim, *, dtype="float32"):',
+    new='def __init__(self, budget, recent, kv_heads, head_dim, *, dtype="float16"):',
+    hint="Without `dtype` a cache is float32.",
 )
 bug(
     "LC-76",
@@ -3399,6 +4417,35 @@ bug(
     hint="Positions are those of the sequence.",
 )
 bug(
+    "LC-76",
+    "shares what is kept among all heavy hitter caches",
+    old="        self.heads = [nothing_kept(head_dim, self.dtype) for _ in range(kv_heads)]\n",
+    new="        HeavyHitterCache.shared = [nothing_kept(head_dim, self.dtype) for _ in range(kv_heads)]\n",
+    hint="What a cache keeps belongs to the instance, not to its class.",
+    also=[
+        (
+            "class HeavyHitterCache:\n",
+            "class HeavyHitterCache:\n    heads = property(\n        lambda self: HeavyHitterCache.shared,\n"
+            '        lambda self, heads: setattr(HeavyHitterCache, "shared", heads),\n    )\n\n',
+        )
+    ],
+)
+bug(
+    "LC-76",
+    "forgets the scores of the newest after a step above the budget",
+    old="        kept_after.append(([at[i] for i in stays], k[stays], v[stays], scores[stays]))",
+    new="        left = scores[stays]\n        if m > budget:\n            left[-recent:] = 0\n"
+    "        kept_after.append(([at[i] for i in stays], k[stays], v[stays], left))",
+    hint="Every key that stays keeps its score, however long the step was.",
+)
+bug(
+    "LC-76",
+    "sorts scores in an order that is not stable",
+    old='    return np.sort(np.argsort(-values, kind="stable")[:count])',
+    new="    return np.sort(np.argsort(-values)[:count])",
+    hint="Of equal scores the lower position stays: sort stably.",
+)
+bug(
     "LC-77",
     "keeps one set for all kv heads",
     old="        stays = np.arange(len(at))\n        if len(at) > budget:\n            older = len(at) - recent\n"
@@ -3455,6 +4502,44 @@ bug(
     old="best(scores[:older], budget - recent)",
     new="best(scores[:older], budget)",
     hint="The newest are part of the budget.",
+)
+bug(
+    "LC-78",
+    "lists positions without their kv head where there is one",
+    old="        return [list(at) for at, _, _, _ in self.heads]",
+    new="        lists = [list(at) for at, _, _, _ in self.heads]\n"
+    "        return lists if len(lists) > 1 else lists[0]",
+    hint="`positions` has a list for each kv head, also for one.",
+)
+bug(
+    "LC-78",
+    "keeps all keys of a single kv head",
+    old="        if len(at) > budget:\n            older",
+    new="        if len(at) > budget and len(kept) > 1:\n            older",
+    hint="The budget holds for one kv head as for many.",
+)
+bug(
+    "LC-78",
+    "keeps keys and values of what it lists no longer",
+    old="        self.n += len(keys)\n        return result",
+    new="        self.n += len(keys)\n"
+    '        self.given_up = [*getattr(self, "given_up", []), keys.copy(), values.copy()]\n'
+    "        return result",
+    hint="Drop the rows of what was given up, and whatever holds them.",
+)
+bug(
+    "LC-79",
+    "takes fewer keys than queries",
+    old='        expect(len(keys) == len(queries), "keys"',
+    new='        expect(len(keys) <= len(queries), "keys"',
+    hint="A step has as many keys as queries.",
+)
+bug(
+    "LC-79",
+    "takes a negative number of recent keys",
+    old='expect(1 <= recent <= budget, "recent"',
+    new='expect(recent != 0 and recent <= budget, "recent"',
+    hint="`recent` is at least 1: compare, and do not only ask whether it is 0.",
 )
 
 # Choosing from a prompt
@@ -3523,6 +4608,28 @@ bug(
     hint="Query head h reads kv head h // (heads // kv_heads).",
 )
 bug(
+    "LC-80",
+    "takes exponentials of votes without subtracting the largest score",
+    old="            weights = np.exp(products - products.max())\n            votes",
+    new="            weights = np.exp(products.astype(np.float32))\n            votes",
+    hint="Subtract the largest score before exp, or large scores overflow.",
+)
+bug(
+    "LC-80",
+    "keeps the scores of votes in the dtype of the queries",
+    old="products = keys[:end, kv_head].astype(WORK) @ queries[row, h].astype(WORK) / WORK(sqrt(width))",
+    new="products = (keys[:end, kv_head].astype(WORK) @ queries[row, h].astype(WORK)).astype(queries.dtype)\n"
+    "            products = products.astype(WORK) / WORK(sqrt(width))",
+    hint="Scores are float32: those of half precision overflow before the scale makes them small.",
+)
+bug(
+    "LC-80",
+    "lets voting queries see what comes after them when all queries are given",
+    old="        for row in range(-window, 0):\n            end = n + row + 1",
+    new="        for row in range(-window, 0):\n            end = n + row + 1 if len(queries) < n else n",
+    hint="A query sees the keys up to its own, however many queries there are.",
+)
+bug(
     "LC-81",
     "does not pool the votes",
     old="return np.array([pooled(row, kernel, pooling) for row in votes], WORK)",
@@ -3583,6 +4690,20 @@ bug(
     hint="Cut the window off before pooling: its tokens stay anyhow.",
 )
 bug(
+    "LC-81",
+    "pools over seven votes if nothing is said",
+    old='def select_snapkv(queries, keys, budget, *, window, kernel=5, pooling="avg"):',
+    new='def select_snapkv(queries, keys, budget, *, window, kernel=7, pooling="avg"):',
+    hint="Without `kernel` five votes are pooled.",
+)
+bug(
+    "LC-81",
+    "cuts the kernel to the number of votes",
+    old="    around = np.pad(votes, kernel // 2)\n",
+    new="    kernel = min(kernel, len(votes) | 1)\n    around = np.pad(votes, kernel // 2)\n",
+    hint="A kernel may be wider than the votes: beyond both ends there is 0.",
+)
+bug(
     "LC-82",
     "returns the best token first",
     old="np.concatenate([best(row, budget - window), newest])",
@@ -3623,6 +4744,21 @@ bug(
     old="np.tile(np.arange(n, dtype=np.int32), (kv_heads, 1))",
     new="np.tile(np.arange(max(0, n + 1 - budget), n, dtype=np.int32), (kv_heads, 1))",
     hint="n = budget still fits: all n tokens stay.",
+)
+bug(
+    "LC-82",
+    "drops the axis of a single kv head",
+    old="    return np.array(chosen, np.int32)",
+    new="    return np.array(chosen, np.int32).squeeze()",
+    hint="The result has a row for each kv head, also for one.",
+)
+bug(
+    "LC-83",
+    "looks at its options only where something is left out",
+    old='    expect(1 <= window <= len(queries), "window"',
+    new="    if n <= budget:\n        return np.tile(np.arange(n, dtype=np.int32), (kv_heads, 1))\n"
+    '    expect(1 <= window <= len(queries), "window"',
+    hint="Look at all arguments before the answer for prompts that fit.",
 )
 
 # Choosing pages
@@ -3683,6 +4819,28 @@ bug(
     old="        kv_head = h // (heads // kv_heads)\n        query = queries[h].astype(WORK)\n",
     new="        kv_head = h % kv_heads\n        query = queries[h].astype(WORK)\n",
     hint="Query head h reads kv head h // (heads // kv_heads).",
+)
+bug(
+    "LC-84",
+    "shares keys among all selectors",
+    old="        self.keys = np.zeros((0, kv_heads, head_dim), WORK)\n\n    def add",
+    new="        PageSelector.shared = np.zeros((0, kv_heads, head_dim), WORK)\n\n    def add",
+    hint="Keys belong to the instance, not to its class.",
+    also=[
+        (
+            "class PageSelector:\n",
+            "class PageSelector:\n    keys = property(\n        lambda self: PageSelector.shared,\n"
+            '        lambda self, keys: setattr(PageSelector, "shared", keys),\n    )\n\n',
+        )
+    ],
+)
+bug(
+    "LC-84",
+    "keeps keys in the dtype of the first ones",
+    old="        self.keys = np.concatenate([self.keys, keys.astype(WORK)])",
+    new='        self.first = getattr(self, "first", keys.dtype)\n'
+    "        self.keys = np.concatenate([self.keys, keys.astype(self.first).astype(WORK)])",
+    hint="Keys of several dtypes may follow each other: bound them in float32.",
 )
 bug(
     "LC-85",
@@ -3781,6 +4939,60 @@ bug(
     new="        if pages >= scores.shape[1] > 0:\n",
     hint="Without keys there are no pages: min(pages, all) is 0.",
 )
+bug(
+    "LC-86",
+    "counts its pages at the first question",
+    old="        newest = scores.shape[1] - 1\n",
+    new='        self.newest = getattr(self, "newest", scores.shape[1] - 1)\n        newest = self.newest\n',
+    hint="The newest page changes with every call of `add`.",
+)
+bug(
+    "LC-86",
+    "drops the axis of a single kv head of pages",
+    old="        return np.array([[*best(row[:newest], pages - 1), newest] for row in scores], np.int32)",
+    new="        chosen = np.array([[*best(row[:newest], pages - 1), newest] for row in scores], np.int32)\n"
+    "        return chosen[0] if len(chosen) == 1 else chosen",
+    hint="The result has a row for each kv head, also for one.",
+)
+bug(
+    "LC-86",
+    "adds up bounds in the dtype of the queries",
+    old="    return bounds.reshape(kv_heads, heads // kv_heads, pages).sum(axis=1)",
+    new="    return bounds.astype(queries.dtype).reshape(kv_heads, heads // kv_heads, pages).sum(axis=1)",
+    hint="Bounds and their sums are float32, whatever the dtype of the queries.",
+)
+bug(
+    "LC-87",
+    "takes fewer query heads than kv heads of pages",
+    old="        fits = fits and len(queries) >= 1 and len(queries) % self.kv_heads == 0\n",
+    new="        fits = fits and len(queries) >= 1\n"
+    "        fits = fits and (len(queries) % self.kv_heads == 0 or self.kv_heads % len(queries) == 0)\n",
+    hint="The number of query heads is a multiple of that of kv heads.",
+)
+bug(
+    "LC-87",
+    "gives all pages before it looks at the queries",
+    old="    def select(self, queries, pages):\n        self.check(queries)\n",
+    new="    def select(self, queries, pages):\n        all_pages = ceil(len(self.keys) / self.page_size)\n"
+    "        if pages >= max(1, all_pages):\n"
+    "            return np.tile(np.arange(all_pages, dtype=np.int32), (self.kv_heads, 1))\n"
+    "        self.check(queries)\n",
+    hint="Look at the queries also when every page is read.",
+)
+bug(
+    "LC-87",
+    "takes a negative page size",
+    old='expect(page_size >= 1, "page_size"',
+    new='expect(page_size != 0, "page_size"',
+    hint="A page has at least 1 token: compare, and do not only ask whether it has 0.",
+)
+bug(
+    "LC-87",
+    "does not look at the shape of no keys",
+    old="    def add(self, keys):\n",
+    new="    def add(self, keys):\n        if len(keys) == 0:\n            return\n",
+    hint="Heads and channels must be right also when there is no token.",
+)
 
 # Prefill in pieces
 
@@ -3848,6 +5060,27 @@ bug(
     hint="At most `chunk` tokens a call: memory grows with the piece.",
 )
 bug(
+    "LC-89",
+    "feeds lists",
+    old="logits = model.forward(tokens[start : start + chunk])",
+    new="logits = model.forward(tokens[start : start + chunk].tolist())",
+    hint="`forward` takes an array of integers.",
+)
+bug(
+    "LC-89",
+    "feeds floats",
+    old="logits = model.forward(tokens[start : start + chunk])",
+    new="logits = model.forward(tokens[start : start + chunk].astype(np.float32))",
+    hint="`forward` takes an array of integers.",
+)
+bug(
+    "LC-89",
+    "refuses ids that are not int32",
+    old="    known = ((tokens >= 0)",
+    new='    expect(tokens.dtype == np.int32, "tokens", "int32", tokens.dtype)\n    known = ((tokens >= 0)',
+    hint="Integer arrays may have any integer dtype.",
+)
+bug(
     "LC-90",
     "feeds pieces to a model that decides once a call",
     old="    if in_pieces and model.per_call:\n",
@@ -3897,6 +5130,27 @@ bug(
     hint="`rope_changes_after` is the longest context for which it stays.",
 )
 bug(
+    "LC-90",
+    "takes a rotation that changes from the first token on for one that never does",
+    old="if switch is not None and",
+    new="if switch and",
+    hint="Only None means never: 0 is a length.",
+)
+bug(
+    "LC-90",
+    "knows only some names of what is decided once a call",
+    old="if in_pieces and model.per_call:",
+    new='if in_pieces and "expert capacity" in model.per_call:',
+    hint="Any name in `per_call` forbids pieces.",
+)
+bug(
+    "LC-90",
+    "adds to a context that is past the change of its rotation",
+    old="if switch is not None and after > switch and (in_pieces or before > 0):",
+    new="if switch is not None and before <= switch < after and (in_pieces or before > 0):",
+    hint="Beyond the change every further token changes the frequencies.",
+)
+bug(
     "LC-91",
     "counts the prompt without its context",
     old="    if after > model.max_length:\n",
@@ -3944,4 +5198,42 @@ bug(
     old="        model.truncate(before)\n        raise\n",
     new="        model.truncate(before)\n        return None\n",
     hint="What `forward` raises passes through.",
+)
+bug(
+    "LC-92",
+    "takes nothing back of a prompt in one piece",
+    old="    try:\n        for start",
+    new="    if not in_pieces:\n        return model.forward(tokens)[-1]\n    try:\n        for start",
+    hint="Truncate after a failure of any piece, also of an only one.",
+)
+bug(
+    "LC-92",
+    "takes pieces back only after errors that it knows",
+    old="    except BaseException:",
+    new="    except (ValueError, NotSupported):",
+    hint="Whatever `forward` raises, the context is truncated first.",
+)
+bug(
+    "LC-92",
+    "takes nothing back of a context that was empty",
+    old="        model.truncate(before)\n        raise",
+    new="        if before:\n            model.truncate(before)\n        raise",
+    hint="A length of 0 is a length to go back to.",
+)
+bug(
+    "LC-93",
+    "takes a single number for a prompt",
+    old="expect(tokens.ndim == 1 and len(tokens) >= 1,",
+    new="expect(tokens.ndim <= 1 and tokens.size >= 1,",
+    hint="A prompt has exactly one axis.",
+    also=[
+        ("    before = model.length()\n", "    tokens = tokens.reshape(-1)\n    before = model.length()\n")
+    ],
+)
+bug(
+    "LC-93",
+    "looks at the first and the last id only",
+    old="    known = ((tokens >= 0) & (tokens < model.vocab_size)).all()",
+    new="    known = ((tokens[:1] >= 0) & (tokens[-1:] < model.vocab_size)).all()",
+    hint="Look at all ids.",
 )

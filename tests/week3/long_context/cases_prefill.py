@@ -10,15 +10,16 @@ VOCAB = 11
 class Toy:
     """A model whose logits depend on all tokens in its context and on their order.
 
-    calls: the tokens of each call of `forward`. fails_at: the number of the call that raises `failure`, after
-    its tokens were appended. Used in a `with` block: what is called after it is the diagnosis, which makes
-    the same calls again, each from the context that the test began with.
+    calls: the tokens of each call of `forward`; given: the same as they came. fails_at: the number of the
+    call that raises `failure`, after its tokens were appended. Used in a `with` block: what is called
+    after it is the diagnosis, which makes the same calls again, each from the context that the test began
+    with.
     """
 
     def __init__(self, context=(), max_length=100, *, fails_at=None, failure=None, **traits):
         self.before = list(context)
         self.context = list(context)
-        self.calls = []
+        self.calls, self.given = [], []
         self.fails_at, self.failure = fails_at, failure
         self.is_over = False
         self.model = Model(VOCAB, max_length, self.forward, self.length, self.truncate, **traits)
@@ -30,6 +31,7 @@ class Toy:
         self.is_over = True
 
     def forward(self, tokens):
+        self.given.append(tokens)
         new = [int(token) for token in tokens]
         self.calls.append(new)
         self.context += new

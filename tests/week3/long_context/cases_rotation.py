@@ -4,7 +4,7 @@ Batch, heads, tokens, pairs and channels are pairwise distinct. Frequencies are 
 the slowest pair counts as much as the first.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -31,8 +31,12 @@ class Rotation:
     interleaved: bool = False
 
     def run(self, module):
-        options = {"attention_factor": self.attention_factor, "interleaved": self.interleaved}
-        return module.apply_rope(self.x, self.positions, self.inv_freq, **options)
+        return module.apply_rope(self.x, self.positions, self.inv_freq, **self.options())
+
+    def options(self):
+        """What is not as it is by default."""
+        given = {each.name: (getattr(self, each.name), each.default) for each in fields(self)[3:]}
+        return {name: value for name, (value, default) in given.items() if value != default}
 
     @property
     def d(self):

@@ -54,8 +54,9 @@ def test_every_block_gives_what_one_softmax_gives(impl, seed, size, block):
 
 
 @requirement("LC-34")
-@given(seed=SEEDS, block=BLOCKS, causal=st.booleans(), scale=st.sampled_from([0.3, 1.0]))
+@given(seed=SEEDS, block=BLOCKS, causal=st.booleans(), scale=st.sampled_from([0.0, 0.3, 1.0]))
 @example(seed=1, block=3, causal=False, scale=0.3)
+@example(seed=1, block=2, causal=True, scale=0.0)
 @example(seed=1, block=2, causal=True, scale=1.0)
 def test_a_scale_replaces_the_default(impl, seed, block, causal, scale):
     check_out(impl, dense(seed, GROUPED, QUERIES, KEYS, block=block, causal=causal, scale=scale))
@@ -124,25 +125,36 @@ def test_all_masks_hold_in_blocks(impl, seed, options, block):
 
 
 @requirement("LC-36")
-@given(seed=SEEDS, options=st.sampled_from([{}, *MASKS]), block=BLOCKS)
-@example(seed=1, options={}, block=2)
-@example(seed=1, options=MASKS[1], block=2)
-@example(seed=1, options=MASKS[2], block=3)
-@example(seed=1, options=MASKS[4], block=2)
-def test_masks_go_by_positions_in_any_order(impl, seed, options, block):
+@given(seed=SEEDS, options=st.sampled_from([{}, *MASKS]), block=BLOCKS, keys_alone=st.booleans())
+@example(seed=1, options={}, block=2, keys_alone=False)
+@example(seed=1, options={}, block=2, keys_alone=True)
+@example(seed=1, options=MASKS[1], block=2, keys_alone=False)
+@example(seed=1, options=MASKS[2], block=3, keys_alone=False)
+@example(seed=1, options=MASKS[4], block=2, keys_alone=False)
+def test_masks_go_by_positions_in_any_order(impl, seed, options, block, keys_alone):
     at = np.random.default_rng([seed, 2]).permutation(KEYS + 3).astype(np.int32)
-    case = dense(seed, GROUPED, QUERIES, KEYS, block=block, **options)
-    check_out(impl, case.with_options(q_positions=at[-QUERIES:], kv_positions=at[:KEYS]))
+    case = dense(seed, GROUPED, QUERIES, KEYS, block=block, kv_positions=at[:KEYS], **options)
+    check_out(impl, case if keys_alone else case.with_options(q_positions=at[-QUERIES:]))
 
 
 @requirement("LC-36")
-@given(seed=SEEDS, block=BLOCKS, causal=st.booleans())
-@example(seed=1, block=2, causal=True)
-@example(seed=1, block=4, causal=False)
-def test_documents_hold_in_blocks(impl, seed, block, causal):
+@pytest.mark.parametrize("options", [{}, MASKS[1], MASKS[7]])
+def test_queries_may_be_before_most_keys(impl, options):
+    q_positions = np.arange(QUERIES, dtype=np.int32)
+    check_out(impl, dense(1, GROUPED, QUERIES, KEYS, block=2, q_positions=q_positions, **options))
+
+
+@requirement("LC-36")
+@given(seed=SEEDS, block=BLOCKS, options=st.sampled_from([{}, {"causal": False}, *MASKS]))
+@example(seed=1, block=2, options={})
+@example(seed=1, block=4, options={"causal": False})
+@example(seed=1, block=2, options=MASKS[3])
+@example(seed=1, block=2, options=MASKS[6])
+@example(seed=1, block=2, options=MASKS[7])
+def test_documents_hold_in_blocks(impl, seed, block, options):
     document = np.random.default_rng([seed, 2]).integers(0, 3, KEYS).astype(np.int32)
     segments = document[-QUERIES:], document
-    check_out(impl, dense(seed, GROUPED, QUERIES, KEYS, block=block, causal=causal, segments=segments))
+    check_out(impl, dense(seed, GROUPED, QUERIES, KEYS, block=block, segments=segments, **options))
 
 
 # Nothing to see
@@ -191,6 +203,12 @@ def test_the_cap_bends_scaled_scores(impl, seed, block, softcap, causal):
 
 
 @requirement("LC-38")
+@pytest.mark.parametrize("options", [{}, MASKS[2]])
+def test_the_cap_bends_scores_far_above_it(impl, options):
+    check_state(impl, dense(1, GROUPED, QUERIES, KEYS, block=2, magnitude=20.0, softcap=2.0, **options))
+
+
+@requirement("LC-38")
 def test_the_cap_of_the_example(impl):
     check_state(impl, example_of_34(query=(10, 0), softcap=2.0))
 
@@ -204,12 +222,14 @@ def test_the_cap_comes_before_the_bias(impl, seed, block):
 
 
 @requirement("LC-39")
-@given(seed=SEEDS, block=BLOCKS, scale=st.sampled_from([None, 0.2]))
-@example(seed=1, block=2, scale=0.2)
-@example(seed=1, block=50, scale=None)
-def test_a_distance_costs_its_slope(impl, seed, block, scale):
-    slopes = np.abs(per_head(seed))
-    check_state(impl, dense(seed, GROUPED, QUERIES, KEYS, block=block, scale=scale, alibi_slopes=slopes))
+@given(seed=SEEDS, size=SIZES, block=BLOCKS, options=st.sampled_from([{}, {"scale": 0.2}, *MASKS]))
+@example(seed=1, size=GROUPED, block=2, options={"scale": 0.2})
+@example(seed=1, size=GROUPED, block=50, options={})
+@example(seed=1, size=GROUPED, block=2, options=MASKS[2])
+@example(seed=1, size=Size(2, 4, 1, 7), block=2, options={})
+def test_a_distance_costs_its_slope(impl, seed, size, block, options):
+    slopes = np.abs(per_head(seed, size))
+    check_state(impl, dense(seed, size, QUERIES, KEYS, block=block, alibi_slopes=slopes, **options))
 
 
 @requirement("LC-39")
@@ -232,6 +252,12 @@ def test_sinks_join_the_softmax_once(impl, seed, size, block):
 
 
 @requirement("LC-40")
+def test_sinks_may_be_far_above_scores(impl):
+    sinks = np.full(GROUPED.heads, 10_000, np.float32)
+    check_state(impl, dense(1, GROUPED, QUERIES, KEYS, block=2, sink_logits=sinks))
+
+
+@requirement("LC-40")
 @given(seed=SEEDS, block=BLOCKS)
 @example(seed=1, block=2)
 def test_sinks_are_neither_capped_nor_biased_nor_masked(impl, seed, block):
@@ -249,6 +275,11 @@ def test_a_query_that_sees_nothing_has_the_sink(impl, seed, block):
     check_state(impl, case.with_options(kv_positions=kv_positions, sink_logits=per_head(seed)))
 
 
+@requirement("LC-40")
+def test_without_keys_there_is_the_sink(impl):
+    check_state(impl, dense(1, GROUPED, QUERIES, 0, block=2, sink_logits=per_head(1)))
+
+
 # Numbers
 
 
@@ -259,6 +290,20 @@ def test_a_query_that_sees_nothing_has_the_sink(impl, seed, block):
 @example(seed=1, block=50)
 def test_half_precision_comes_in_and_float32_goes_out(impl, dtype, seed, block):
     check_state(impl, dense(seed, GROUPED, QUERIES, KEYS, dtype=dtype, block=block, magnitude=2.0))
+
+
+@requirement("LC-41")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("option", ["softcap", "alibi_slopes", "sink_logits"])
+def test_caps_slopes_and_sinks_stay_in_full_precision(impl, dtype, option):
+    value = {"softcap": 3.0, "alibi_slopes": np.abs(per_head(1)), "sink_logits": 3 * per_head(1)}[option]
+    check_state(impl, dense(1, GROUPED, QUERIES, KEYS, dtype=dtype, block=2, **{option: value}))
+
+
+@requirement("LC-41")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_nothing_is_float32_as_well(impl, dtype):
+    check_state(impl, dense(1, GROUPED, QUERIES, 0, dtype=dtype, block=2))
 
 
 @requirement("LC-42")
@@ -316,8 +361,13 @@ def check_poisoned(impl, case, poison):
 
 
 @requirement("LC-44")
-def test_memory_grows_with_the_block(impl, memory_growth):
-    case = dense(1, Size(1, 2, 1, 8), 3072, 3072, block=32)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"causal": False, "alibi_slopes": np.full(2, 0.1, np.float32)}],
+    ids=["causal", "slopes, not causal"],
+)
+def test_memory_grows_with_the_block(impl, memory_growth, options):
+    case = dense(1, Size(1, 2, 1, 8), 3072, 3072, block=32).with_options(**options)
     rows = [0, 1, 31, 32, 33, 2000, 3071]
     small = replace(case, q=case.q[:, :, :5], k=case.k[:, :, :5], v=case.v[:, :, :5])
     small.run(impl)  # what the first call sets up is no matter of size
@@ -362,10 +412,12 @@ def test_attention_that_does_not_fit_is_refused(impl):
             ("q/k/v/dtype", {"k": k.astype(np.float16)}),
             ("q/k/v/dtype", {"v": v.astype(np.float16)}),
             ("block", {"block": 0}),
+            ("block", {"block": -1}),
             ("softcap", {"softcap": 0.0}),
             ("softcap", {"softcap": -1.0}),
             ("sink_logits/q", {"sink_logits": heads[:1]}),
             ("sink_logits/q", {"sink_logits": heads[:3]}),
+            ("sink_logits", {"sink_logits": np.ones((6, 1), np.float32)}),
             ("alibi_slopes/q", {"alibi_slopes": heads[:1]}),
             ("alibi_slopes", {"alibi_slopes": np.ones((6, 1), np.float32)}),
             ("q_positions/q", {"q_positions": positions}),
@@ -376,5 +428,23 @@ def test_attention_that_does_not_fit_is_refused(impl):
             ("sink_tokens", {"sink_tokens": -1}),
             ("chunk", {"chunk": 0}),
             ("prefix", {"prefix": -1}),
+        ],
+    )
+
+
+@requirement("LC-45")
+def test_attention_without_keys_is_refused_as_well(impl):
+    case, heads = dense(1, GROUPED, QUERIES, 0, block=2), np.ones(6, np.float32)
+    check_out(impl, case)
+    check_refusals(
+        impl.blockwise_attention,
+        {"q": case.q, "k": case.k, "v": case.v, "block": 2},
+        [
+            ("q/k/v/dtype", {"q": case.q.astype(np.float16)}),
+            ("block", {"block": 0}),
+            ("softcap", {"softcap": 0.0}),
+            ("sink_logits/q", {"sink_logits": heads[1:]}),
+            ("alibi_slopes/q", {"alibi_slopes": heads[1:]}),
+            ("chunk", {"chunk": 0}),
         ],
     )

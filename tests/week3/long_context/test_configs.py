@@ -18,8 +18,11 @@ def check(impl, config, expected, layer_type=None):
     assert_equal(impl.rope_config_from_hf(config, layer_type), expected, "rope_config_from_hf()")
 
 
-HEADS = {
+BESIDE = {**HEAD, "rope_theta": 500.0, "partial_rotary_factor": 0.5}  # the entry
+
+HEADS = {  # name -> (config, what it means) and the kind of layer, where that counts
     "from the width of the model": (HEAD, RopeConfig(12)),
+    "from a width that is no multiple": ({**HEAD, "hidden_size": 103}, RopeConfig(12)),
     "its own": ({**HEAD, "head_dim": 20}, RopeConfig(20)),
     "null": ({**HEAD, "head_dim": None, "qk_rope_head_dim": None}, RopeConfig(12)),
     "alone": ({"head_dim": 20}, RopeConfig(20)),
@@ -63,6 +66,10 @@ HEADS = {
         {**HEAD, "qk_rope_head_dim": 6, "partial_rotary_factor": 0.5},
         RopeConfig(6),
     ),
+    "fraction of latent attention under its old name": (
+        {**HEAD, "qk_rope_head_dim": 6, "rotary_pct": 0.5},
+        RopeConfig(6),
+    ),
     "fraction in the entry of latent attention": (
         {"qk_rope_head_dim": 6, "rope_parameters": {"partial_rotary_factor": 0.5}},
         RopeConfig(6),
@@ -89,6 +96,19 @@ HEADS = {
     "fraction under two names": (
         {**HEAD, "rotary_pct": 0.25, "partial_rotary_factor": 0.75},
         RopeConfig(12, rotary_fraction=0.75),
+    ),
+    "base and fraction beside entries by kind of layer": (
+        {**BESIDE, "rope_parameters": {"full_attention": {"type": "linear", "factor": 2.0}}},
+        RopeConfig(12, 500.0, 0.5, scaling=Linear(2.0)),
+        "full_attention",
+    ),
+    "nulls in an entry by kind of layer": (
+        {
+            **BESIDE,
+            "rope_parameters": {"full_attention": {"rope_theta": None, "partial_rotary_factor": None}},
+        },
+        RopeConfig(12, 500.0, 0.5),
+        "full_attention",
     ),
 }
 
@@ -120,7 +140,9 @@ SHARE_WITH_THE_SOFTMAX = [
 @pytest.mark.parametrize("kind", INTERLEAVED)
 def test_these_models_interleave(impl, kind):
     check(impl, {**HEAD, "model_type": kind}, RopeConfig(12, interleaved=True))
-    check(impl, {**HEAD, "model_type": kind, "rope_interleave": True}, RopeConfig(12, interleaved=True))
+    for given in (True, None):
+        config = {**HEAD, "model_type": kind, "rope_interleave": given}
+        check(impl, config, RopeConfig(12, interleaved=True))
     check(impl, {**HEAD, "model_type": kind, "rope_interleave": False}, RopeConfig(12))
 
 
@@ -128,6 +150,7 @@ def test_these_models_interleave(impl, kind):
 @pytest.mark.parametrize("kind", ["llama", "glm4_moe", "gpt_neox"])
 def test_other_models_have_halves(impl, kind):
     check(impl, {**HEAD, "model_type": kind}, RopeConfig(12))
+    check(impl, {**HEAD, "model_type": kind, "rope_interleave": True}, RopeConfig(12))
 
 
 L = "original_max_position_embeddings"
@@ -158,13 +181,15 @@ SCALINGS = {  # name -> (entry, beside it, what it means)
     ),
     "yarn in an extended config": (YARN, {MAX: 131072}, YaRN(4.0, 32768)),
     "yarn with a length beside the entry": (YARN, {L: 4096, MAX: 65536}, YaRN(4.0, 4096)),
-    "yarn without a factor": ({"rope_type": "yarn", L: 8192}, {MAX: 131072}, YaRN(16.0, 8192)),
+    "yarn without a factor": ({"rope_type": "yarn", L: 8192}, {MAX: 20480}, YaRN(2.5, 8192)),
     "yarn with a null factor": ({**YARN, "factor": None}, {MAX: 65536}, YaRN(2.0, 32768)),
     "yarn with betas": (
         {**YARN, "beta_fast": 16, "beta_slow": 2.0},
         {},
         YaRN(4.0, 32768, beta_fast=16, beta_slow=2.0),
     ),
+    "yarn with a fast beta alone": ({**YARN, "beta_fast": 16.0}, {}, YaRN(4.0, 32768, beta_fast=16.0)),
+    "yarn with a slow beta alone": ({**YARN, "beta_slow": 2.0}, {}, YaRN(4.0, 32768, beta_slow=2.0)),
     "yarn with null betas": ({**YARN, "beta_fast": None, "beta_slow": None}, {}, YaRN(4.0, 32768)),
     "yarn with betas of 0": ({**YARN, "beta_fast": 0, "beta_slow": 0}, {}, YaRN(4.0, 32768)),
     "yarn with a null for rounding": ({**YARN, "truncate": None}, {}, YaRN(4.0, 32768)),
@@ -189,7 +214,7 @@ SCALINGS = {  # name -> (entry, beside it, what it means)
         {L: 4096, MAX: 131072},
         replace(LONG, attention_factor=1.25),
     ),
-    "su": ({"type": "su", **LISTS}, {L: 4096, MAX: 131072}, LONG),
+    "su": ({"type": "su", **LISTS}, {L: 4096, MAX: 65536}, replace(LONG, factor=16.0)),
 }
 
 
@@ -202,28 +227,33 @@ def test_the_scaling_out_of_a_config(impl, case, key):
 
 
 MSCALES = {"mscale": 1.0, "mscale_all_dim": 0.5}
+TAKEN_OVER = [
+    MSCALES,
+    {**MSCALES, "attention_factor": 1.5},
+    {"mscale": 1.0},
+    {"mscale_all_dim": 0.5},
+    {"mscale": 0, "mscale_all_dim": 0},
+]
 
 
 @requirement("LC-22")
 @pytest.mark.parametrize("kind", SHARE_WITH_THE_SOFTMAX)
-def test_two_mscales_of_latent_attention_are_taken_over(impl, kind):
-    for mscales, expected in ((MSCALES, (1.0, 0.5)), ({"mscale": 0, "mscale_all_dim": 0}, (None, None))):
-        one, all_dim = expected
-        check(
-            impl,
-            {**HEAD, "model_type": kind, "rope_scaling": {**YARN, **mscales}},
-            RopeConfig(12, interleaved=True, scaling=YaRN(4.0, 32768, mscale=one, mscale_all_dim=all_dim)),
-        )
+def test_mscales_of_latent_attention_are_taken_over(impl, kind):
+    for entry in TAKEN_OVER:
+        scaling = YaRN(4.0, 32768, **{name: value or None for name, value in entry.items()})
+        config = {**HEAD, "model_type": kind, "rope_scaling": {**YARN, **entry}}
+        check(impl, config, RopeConfig(12, interleaved=True, scaling=scaling))
 
 
 @requirement("LC-22")
-@pytest.mark.parametrize("factor", [4.0, 16.0])
+@pytest.mark.parametrize("factor", [4.0, 16.0, None])
 def test_two_mscales_of_others_are_one_attention_factor(impl, factor):
-    config = {**HEAD, "rope_scaling": {**YARN, **MSCALES, "factor": factor}}
+    config = {**HEAD, MAX: 262144, "rope_scaling": {**YARN, **MSCALES, "factor": factor}}
     scaling = impl.rope_config_from_hf(config).scaling
     expected = reference.exact.rope_config_from_hf(config).scaling
     assert_number(scaling.attention_factor, expected.attention_factor, "attention_factor")
-    assert_equal(replace(scaling, attention_factor=None), YaRN(factor, 32768), "the rest of the scaling")
+    rest = replace(scaling, attention_factor=None)
+    assert_equal(rest, YaRN(factor or 8.0, 32768), "the rest of the scaling")
 
 
 @requirement("LC-22")
@@ -237,10 +267,11 @@ def test_an_attention_factor_goes_before_two_mscales(impl):
 
 
 @requirement("LC-22")
-@pytest.mark.parametrize("only", MSCALES)
-def test_one_mscale_of_others_is_none(impl, only):
-    entry = {**YARN, only: 0.5}
-    check(impl, {**HEAD, "rope_scaling": entry}, RopeConfig(12, scaling=YaRN(4.0, 32768)))
+@pytest.mark.parametrize(("only", "other"), [("mscale", "mscale_all_dim"), ("mscale_all_dim", "mscale")])
+def test_one_mscale_of_others_is_none(impl, only, other):
+    for entry in ({only: 0.5}, {only: 0.5, other: 0}):
+        config = {**HEAD, "rope_scaling": {**YARN, **entry}}
+        check(impl, config, RopeConfig(12, scaling=YaRN(4.0, 32768)))
 
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -265,6 +296,13 @@ BY_KIND = {
 def test_gemma_3_scales_only_where_all_is_seen(impl):
     check(impl, GEMMA3, RopeConfig(20, 1000000.0, scaling=Linear(8.0)), FULL)
     check(impl, GEMMA3, RopeConfig(20, 10000.0), SLIDING)
+
+
+@requirement("LC-23")
+def test_a_fraction_is_for_all_layers_of_gemma_3(impl):
+    config = {**GEMMA3, "partial_rotary_factor": 0.5}
+    check(impl, config, RopeConfig(20, 1000000.0, 0.5, scaling=Linear(8.0)), FULL)
+    check(impl, config, RopeConfig(20, 10000.0, 0.5), SLIDING)
 
 
 @requirement("LC-23")

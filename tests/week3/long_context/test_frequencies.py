@@ -31,6 +31,7 @@ SMALL = RopeConfig(8)
 @example(config=RopeConfig(8, rotary_fraction=0.5))
 @example(config=RopeConfig(12, 300.0, rotary_fraction=0.4))  # 4.8 channels are 4
 @example(config=RopeConfig(2))
+@example(config=RopeConfig(5, rotary_fraction=0.4))
 def test_frequencies_fall_geometrically_over_the_rotated_channels(impl, config):
     assert_frequencies(impl, config)
 
@@ -125,6 +126,8 @@ def test_yarn_keeps_fast_pairs_and_divides_slow_ones(impl, config):
         (RopeConfig(8, 20.0), 1500),  # from 2.68 to 7.31, of which 7 is left
         (RopeConfig(16, 3.0), 300),  # from 2.91 to 28.15: 15
         (RopeConfig(64), 20),  # from −8.02 to 4.02
+        (RopeConfig(128), 2),  # from −32.03 to −7.95: it ends before it begins
+        (RopeConfig(8, 2.0), 4096),  # from 17.39 to 37.39: here as well
     ],
 )
 def test_the_ramp_ends_within_the_channels(impl, config, length):
@@ -207,7 +210,7 @@ def test_the_list_goes_by_this_length_alone(impl):
 
 @requirement("LC-18")
 @pytest.mark.parametrize("seq_len", [None, 10, 4096, 4097, 131_072])
-@pytest.mark.parametrize("attention_factor", [None, 1.0, 1.5])
+@pytest.mark.parametrize("attention_factor", [None, 1.0, 1.5, 0.8])
 def test_longropes_attention_factor_holds_for_both_lists(impl, attention_factor, seq_len):
     scaling = replace(SEARCHED, attention_factor=attention_factor)
     assert_frequencies(impl, RopeConfig(10, scaling=scaling), seq_len)
@@ -257,9 +260,11 @@ def test_impossible_rotations_are_refused(impl):
         (CHANNELS, RopeConfig(10, rotary_fraction=0.5)),
         (CHANNELS, RopeConfig(8, rotary_fraction=0.2)),
         (CHANNELS, RopeConfig(0)),
+        (CHANNELS, RopeConfig(8, rotary_fraction=0.0)),
         (CHANNELS, RopeConfig(8, rotary_fraction=-0.5)),
         (CHANNELS, RopeConfig(8, rotary_fraction=1.5)),
         ("base", RopeConfig(8, 1.0)),
+        ("base", RopeConfig(8, 0.5)),
         ("base", RopeConfig(8, 0.0)),
         ("base", RopeConfig(8, -10000.0)),
     ]
@@ -272,6 +277,24 @@ def test_impossible_rotations_are_refused(impl):
             ("seq_len", {"seq_len": -1}),
         ],
     )
+
+
+@requirement("LC-20")
+@pytest.mark.parametrize("scaling", [Linear(4.0), DynamicNTK(4.0, 64), YaRN(4.0, 64)], ids=repr)
+def test_a_length_below_1_is_refused_whatever_the_scaling(impl, scaling):
+    config = replace(SMALL, scaling=scaling)
+    assert_frequencies(impl, config, 1)
+    check_refusals(impl.rope_frequencies, {"config": config}, [("seq_len", {"seq_len": 0})])
+
+
+@requirement("LC-20")
+@pytest.mark.parametrize(
+    "scaling",
+    [Linear(4.0), YaRN(4.0, 64), Llama3(4.0, 1.0, 4.0, 64), LongRoPE((1.5,), (2.0,), 64, 4.0)],
+    ids=lambda scaling: type(scaling).__name__,
+)
+def test_a_single_pair_has_every_other_scaling(impl, scaling):
+    assert_frequencies(impl, RopeConfig(2, scaling=scaling))
 
 
 @requirement("LC-20")
@@ -320,6 +343,8 @@ def test_yarns_that_cannot_be_are_refused(impl):
             ("mscale", {"mscale": None}),
             ("mscale", {"mscale_all_dim": None}),
             ("mscale", {"mscale": 0.0}),
+            ("mscale", {"mscale": -1.0}),
+            ("mscale", {"mscale_all_dim": 0.0}),
             ("mscale", {"mscale_all_dim": -1.0}),
             ("attention_factor", {"attention_factor": 0.0}),
             ("attention_factor", {"attention_factor": -1.5}),

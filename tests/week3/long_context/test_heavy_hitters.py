@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from grading.marks import requirement
 from grading.matching import assert_equal, assert_matches, check_refusals
-from tests.week3.long_context.cases import DTYPES, SEEDS
+from tests.week3.long_context.cases import DTYPES, SEEDS, normal
 from tests.week3.long_context.cases_caches import (
     HEAD_DIM,
     HEADS,
@@ -18,7 +18,7 @@ from tests.week3.long_context.cases_caches import (
     tokens,
 )
 
-SIZES = st.sampled_from([[1] * 9, [5, 1, 1, 2], [2, 7], [4, 3, 1]])
+SIZES = st.sampled_from([[1] * 9, [5, 1, 1, 2], [2, 7], [4, 3, 1], [6, 1, 6, 1, 1]])
 LIMITS = st.sampled_from([(5, 2), (4, 1), (3, 3), (6, 2)])  # budget, recent
 
 
@@ -36,7 +36,7 @@ def new_cache(impl, budget, recent, dtype="float32"):
 @example(seed=1, sizes=[4, 1], scale=0.7)
 @example(seed=1, sizes=[5], scale=None)
 def test_within_the_budget_it_is_full_attention(impl, seed, sizes, scale):
-    told, cache, n = tokens(seed, 5), new_cache(impl, 5, 2), 0
+    told, cache, n = tokens(seed, 5), impl.HeavyHitterCache(5, 2, KV_HEADS, HEAD_DIM), 0
     for piece in told.pieces(sizes):
         actual = cache.step(*piece, scale=scale)
         n += len(piece)
@@ -61,6 +61,15 @@ def test_a_step_attends_before_it_gives_anything_up(impl, seed, sizes, heads, dt
     assert_matches(actual, reference.attend_last(told.last(sizes[-1]).queries, told.keys, told.values))
 
 
+@requirement("LC-75")
+@pytest.mark.parametrize(
+    ("dtype", "magnitude", "scale"), [("float32", 400.0, None), ("float16", 20_000.0, 1e-3)]
+)
+def test_scores_of_a_step_may_be_of_any_size(impl, dtype, magnitude, scale):
+    told = tokens(1, 5, dtype, magnitude=magnitude)
+    assert_matches(new_cache(impl, 5, 2, dtype).step(*told, scale=scale), reference.attend_last(*told, scale))
+
+
 def check(impl, steps, kept, budget, recent, scale=None):
     """The outputs of all steps, and what is kept after each."""
     cache = new_cache(impl, budget, recent, steps[0].keys.dtype.name)
@@ -76,6 +85,8 @@ def check(impl, steps, kept, budget, recent, scale=None):
 @example(seed=1, sizes=[1] * 9, limits=(5, 2), scale=None)
 @example(seed=1, sizes=[5, 1, 1, 2], limits=(4, 1), scale=0.7)
 @example(seed=1, sizes=[2, 7], limits=(5, 2), scale=None)
+@example(seed=2, sizes=[6, 1, 6, 1, 1], limits=(5, 2), scale=None)
+@example(seed=5, sizes=[6, 1, 6, 1, 1], limits=(5, 2), scale=None)
 def test_kept_are_the_newest_and_those_with_most_attention(impl, seed, sizes, limits, scale):
     check(impl, *clear_steps(seed, sizes, *limits, scale=scale), *limits, scale)
 
@@ -92,12 +103,22 @@ def test_attention_is_added_up_in_float32(impl, seed, dtype):
 @requirement("LC-76")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_of_equal_keys_the_earlier_stays(impl, dtype):
-    # Each query looks at its own key alone, so that every key has a score of exactly 1.
-    own = (40 * np.eye(HEAD_DIM)[:7, None]).astype(DTYPES[dtype])  # (7, 1, head_dim)
-    cache = new_cache(impl, 5, 2, dtype)
-    queries, keys = np.tile(own, (1, HEADS, 1)), np.tile(own, (1, KV_HEADS, 1))
-    cache.step(queries, keys, tokens(1, 7, dtype).values)
-    assert_equal(cache.positions(), [[0, 1, 2, 5, 6]] * KV_HEADS, "positions()")
+    # Each query looks at one key alone: the first 40 at their own, the last 20 at the odd ones among these.
+    own = (120 * np.eye(64)[:60, None]).astype(DTYPES[dtype])  # (60, 1, head_dim)
+    queries = np.tile(own[[*range(40), *range(1, 40, 2)]], (1, HEADS, 1))
+    keys = np.tile(own, (1, KV_HEADS, 1))
+    cache = impl.HeavyHitterCache(32, 2, KV_HEADS, 64, dtype=dtype)
+    cache.step(queries, keys, keys)
+    assert_equal(cache.positions(), [[*range(20), *range(21, 40, 2), 58, 59]] * KV_HEADS, "positions()")
+
+
+@requirement("LC-76")
+def test_caches_share_nothing(impl):
+    both = [(new_cache(impl, 5, 2), *clear_steps(seed, [5, 1, 1, 2], 5, 2)) for seed in (1, 2)]
+    for number in range(4):
+        for cache, steps, kept in both:
+            cache.step(*steps[number])
+            assert_equal(cache.positions(), kept[number], f"positions() after step {number}")
 
 
 @requirement("LC-77")
@@ -134,6 +155,29 @@ def test_the_budget_holds_and_what_went_stays_gone(impl, seed, sizes, limits):
         before = cache.positions()
 
 
+@requirement("LC-78")
+def test_one_kv_head_has_one_list(impl):
+    queries, keys, values = tokens(1, 9, heads=3)
+    cache = impl.HeavyHitterCache(5, 5, 1, HEAD_DIM)
+    cache.step(queries, keys[:, :1], values[:, :1])
+    assert_equal(cache.positions(), [[4, 5, 6, 7, 8]], "positions()")
+
+
+@requirement("LC-78")
+def test_what_went_takes_no_memory(impl, memory_growth):
+    budget, wide, times = 16, 1024, 128
+    step = [normal(np.random.default_rng(1), (budget, KV_HEADS, wide)) for _ in range(3)]
+    cache = impl.HeavyHitterCache(budget, 8, KV_HEADS, wide)
+    cache.step(*step)  # what the first call sets up is not the cache's
+    with memory_growth() as growth:
+        for _ in range(times):
+            cache.step(*step)
+    limit = times * 2 * step[1].nbytes // 4
+    assert growth.bytes < limit, (
+        f"expected less than {limit} bytes more after {times * budget} tokens, got {growth.bytes}"
+    )
+
+
 @requirement("LC-79")
 def test_impossible_budgets_are_refused(impl):
     valid = {"budget": 4, "recent": 4, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM}
@@ -144,6 +188,7 @@ def test_impossible_budgets_are_refused(impl):
         [
             ("recent/budget", {"recent": 5}),
             ("recent", {"recent": 0}),
+            ("recent", {"recent": -1}),
             ("recent/budget", {"budget": 0, "recent": 0}),
             ("kv_heads", {"kv_heads": 0}),
             ("head_dim", {"head_dim": 0}),
@@ -164,6 +209,7 @@ def test_steps_that_do_not_fit_are_refused(impl):
         [
             ("queries/keys", {"queries": queries[:0], "keys": keys[:0], "values": values[:0]}),
             ("keys/queries", {"queries": queries[:2]}),
+            ("keys/queries", {"keys": keys[:2], "values": values[:2]}),
             ("queries", {"queries": queries[..., :4]}),
             ("queries", {"queries": queries[:, :5]}),
             ("queries", {"queries": queries[:, 0]}),

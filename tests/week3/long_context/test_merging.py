@@ -43,6 +43,13 @@ def test_parts_merge_by_their_lse(impl, seed, count):
 
 
 @requirement("LC-46")
+@pytest.mark.parametrize("queries", [0, 3])
+def test_parts_may_come_in_a_tuple(impl, queries):
+    parts = tuple(states(1, 3, (2, 3, queries, 5)))
+    check(impl.merge_states(parts), reference.merge_states(parts))
+
+
+@requirement("LC-46")
 def test_the_parts_of_the_example(impl):
     outs, lses = np.array([(0.731059, 0.268941), (4, 4)], np.float32), np.array([1.313262, 2], np.float32)
     parts = [
@@ -53,7 +60,8 @@ def test_the_parts_of_the_example(impl):
 
 
 @requirement("LC-47")
-@given(seed=SEEDS, count=st.sampled_from([2, 3, 4]), poison=st.sampled_from([0.0, np.nan, np.inf, 1e30]))
+@given(seed=SEEDS, count=st.sampled_from([1, 2, 3, 4]), poison=st.sampled_from([0.0, np.nan, np.inf, 1e30]))
+@example(seed=1, count=1, poison=np.nan)
 @example(seed=1, count=2, poison=np.nan)
 @example(seed=2, count=3, poison=0.0)
 def test_a_part_that_saw_nothing_changes_nothing(impl, seed, count, poison):
@@ -111,6 +119,12 @@ def test_sinks_join_once(impl, seed, count):
 
 
 @requirement("LC-49")
+def test_sinks_may_be_far_above_lse(impl):
+    parts, sinks = states(1, 2), np.full(SHAPE[1], 10_000, np.float32)
+    check(impl.merge_states(parts, sink_logits=sinks), reference.merge_states(parts, sink_logits=sinks))
+
+
+@requirement("LC-49")
 @given(seed=SEEDS)
 @example(seed=1)
 def test_sinks_join_where_nothing_was_seen(impl, seed):
@@ -123,6 +137,7 @@ def test_sinks_join_where_nothing_was_seen(impl, seed):
 def test_states_that_do_not_fit_are_refused(impl):
     first, second = states(1, 2)
     sinks = np.ones(SHAPE[1], np.float32)
+    turned = AttentionState(second.out.swapaxes(1, 2), second.lse.swapaxes(1, 2))
     valid = {"states": [first, second], "sink_logits": sinks}
     check(impl.merge_states(**valid), reference.merge_states(**valid))
     check_refusals(
@@ -132,6 +147,8 @@ def test_states_that_do_not_fit_are_refused(impl):
             ("states", {"states": []}),
             ("states/out", {"states": [AttentionState(first.out[..., 0], first.lse)]}),
             ("states/out", {"states": [first, AttentionState(second.out[:1], second.lse[:1])]}),
+            ("states/out", {"states": [first, second, AttentionState(second.out[:1], second.lse[:1])]}),
+            ("states/out", {"states": [first, turned]}),
             ("states/out", {"states": [first, AttentionState(second.out[..., :1], second.lse)]}),
             ("states/lse/out", {"states": [first, AttentionState(second.out, second.lse[..., :1])]}),
             ("states/lse/out", {"states": [AttentionState(first.out, first.lse[..., None])]}),

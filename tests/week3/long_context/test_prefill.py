@@ -43,24 +43,31 @@ def test_any_cut_gives_the_logits_of_the_whole(impl, seed, n, chunk, context):
 
 
 @requirement("LC-89")
-@given(n=st.integers(1, 12), chunk=st.integers(1, 13))
-@example(n=10, chunk=4)
-@example(n=12, chunk=4)
-@example(n=3, chunk=5)
-def test_pieces_are_full_in_order_and_few(impl, n, chunk):
+@given(n=st.integers(1, 12), chunk=st.integers(1, 13), dtype=st.sampled_from(["int32", "int64", "uint8"]))
+@example(n=10, chunk=4, dtype="int32")
+@example(n=12, chunk=4, dtype="int64")
+@example(n=3, chunk=5, dtype="uint8")
+def test_pieces_are_full_in_order_and_few(impl, n, chunk, dtype):
     with Toy([2, 7]) as toy:
-        ids = prompt(n, n)
+        ids = prompt(n, n).astype(dtype)
         impl.chunked_prefill(toy.model, ids, chunk)
         assert_equal([token for call in toy.calls for token in call], ids.tolist(), "the tokens of all calls")
         assert_equal(len(toy.calls), -(-n // chunk), "number of calls of forward")
+        for given in toy.given:
+            assert isinstance(given, np.ndarray), f"forward: expected an array, got {type(given).__name__}"
+            assert given.dtype.kind in "iu", f"forward: expected integers, got {given.dtype}"
         longest = max(map(len, toy.calls))
         assert longest <= chunk, f"expected at most {chunk} tokens a call, got {longest}"
 
 
 @requirement("LC-90")
-@given(chunk=st.integers(1, 9), traits=st.sampled_from([("expert capacity",), ("a", "prompt compression")]))
+@given(
+    chunk=st.integers(1, 9),
+    traits=st.sampled_from([("expert capacity",), ("a", "prompt compression"), ("a",)]),
+)
 @example(chunk=9, traits=("expert capacity",))
 @example(chunk=5, traits=("expert capacity",))
+@example(chunk=5, traits=("a",))
 def test_what_is_decided_once_a_call_needs_one_call(impl, chunk, traits):
     ids = prompt(1, 10)
     check_refused(impl, NotSupported, [], Toy(per_call=traits), ids, chunk)
@@ -74,6 +81,7 @@ def test_pieces_are_refused_beyond_the_length_where_the_rotation_changes(impl, h
     ids, context = prompt(1, 10), [4] * held
     check_refused(impl, NotSupported, [], Toy(context, rope_changes_after=held + 9), ids, 4)
     check_refused(impl, NotSupported, [], Toy(context, rope_changes_after=held + 9), ids, 9)
+    check_refused(impl, NotSupported, [], Toy(context, rope_changes_after=0), ids, 4)
     with Toy(context, rope_changes_after=held + 10) as toy:
         check(impl, toy, ids, 4)
 
@@ -82,6 +90,7 @@ def test_pieces_are_refused_beyond_the_length_where_the_rotation_changes(impl, h
 def test_a_context_that_was_rotated_otherwise_is_refused(impl):
     ids = prompt(1, 10)
     check_refused(impl, NotSupported, [], Toy([4], rope_changes_after=10), ids, 10)
+    check_refused(impl, NotSupported, [], Toy([4] * 12, rope_changes_after=10), ids, 10)
     with Toy([], rope_changes_after=9) as toy:
         check(impl, toy, ids, 10)
     with Toy([4], rope_changes_after=11) as toy:
@@ -100,16 +109,17 @@ def test_the_context_has_an_end(impl, held, n, chunk):
 
 
 @requirement("LC-92")
-@pytest.mark.parametrize("fails_at", [1, 2, 3])
-@pytest.mark.parametrize("failure", [ValueError("no memory left"), NotSupported("tokens: expected less")])
-def test_a_failed_prefill_leaves_the_context_as_it_was(impl, fails_at, failure):
+@pytest.mark.parametrize(("chunk", "fails_at"), [(4, 1), (4, 2), (4, 3), (10, 1)])
+@pytest.mark.parametrize("context", [[], [3, 1, 4]], ids=len)
+@pytest.mark.parametrize("failure", [RuntimeError("no memory left"), NotSupported("tokens: expected less")])
+def test_a_failed_prefill_leaves_the_context_as_it_was(impl, chunk, fails_at, context, failure):
     ids = prompt(1, 10)
-    with Toy([3, 1, 4], fails_at=fails_at, failure=failure) as toy:
+    with Toy(context, fails_at=fails_at, failure=failure) as toy:
         with passed_through(failure):
-            impl.chunked_prefill(toy.model, ids, 4)
-        assert_equal(toy.context, [3, 1, 4], "the context after the failure")
+            impl.chunked_prefill(toy.model, ids, chunk)
+        assert_equal(toy.context, context, "the context after the failure")
         toy.fails_at = None
-        check(impl, toy, ids, 4)
+        check(impl, toy, ids, chunk)
 
 
 @requirement("LC-93")
@@ -126,6 +136,9 @@ def test_prompts_that_cannot_be_are_refused(impl):
                 ("chunk", {"chunk": -1}),
                 ("tokens", {"tokens": ids[:0]}),
                 ("tokens", {"tokens": ids[None]}),
+                ("tokens", {"tokens": np.array(3, np.int32)}),
+                ("tokens", {"tokens": np.insert(ids, 3, VOCAB)}),
+                ("tokens", {"tokens": np.insert(ids, 3, -1)}),
                 ("tokens", {"tokens": np.append(ids, np.int32(VOCAB))}),
                 ("tokens", {"tokens": np.append(np.int32(-1), ids)}),
             ],

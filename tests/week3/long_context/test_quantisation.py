@@ -50,8 +50,16 @@ def test_half_precision_is_quantised_in_float32(impl, seed, bits, axis, dtype):
     check(impl, clear_rows(seed, (8, 3, 12), **options, dtype=dtype), **options)
 
 
+@requirement("LC-65")
+def test_a_small_range_is_divided_like_any_other(impl):
+    options = {"bits": 4, "group": GROUP, "axis": 0}
+    check(impl, clear_rows(1, (8, 2, 4), **options) * np.float32(1e-9), **options)
+
+
 @requirement("LC-66")
-@pytest.mark.parametrize(("axis", "shape"), [(0, (12, 2, 5)), (2, (7, 2, 12)), (2, (0, 2, 12))])
+@pytest.mark.parametrize(
+    ("axis", "shape"), [(0, (12, 2, 5)), (2, (7, 2, 12)), (2, (0, 2, 12)), (0, (0, 2, 5))]
+)
 @few
 @given(seed=SEEDS, bits=BITS, group=st.sampled_from([2, 4, 6]))
 @example(seed=1, bits=4, group=4)
@@ -63,14 +71,20 @@ def test_a_group_is_a_run_of_neighbours_along_one_axis(impl, seed, bits, group, 
 @requirement("LC-67")
 @pytest.mark.parametrize("axis", [0, 2])
 @few
-@given(seed=SEEDS, bits=BITS, dtype=st.sampled_from(["float32", "float16", "bfloat16"]))
-@example(seed=1, bits=4, dtype="float32")
-def test_a_constant_group_is_exact(impl, seed, bits, dtype, axis):
+@given(
+    seed=SEEDS,
+    bits=BITS,
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+    group=st.sampled_from([1, GROUP]),
+)
+@example(seed=1, bits=4, dtype="float32", group=GROUP)
+@example(seed=1, bits=4, dtype="float32", group=1)
+def test_a_constant_group_is_exact(impl, seed, bits, dtype, group, axis):
     rng = np.random.default_rng(seed)
     groups = normal(rng, (2, 2, 3), dtype, 10.0)
     groups[0, 0, 0] = 0
-    x = np.moveaxis(np.repeat(groups, GROUP, axis=2), 2, axis)
-    options = {"bits": bits, "group": GROUP, "axis": axis}
+    x = np.moveaxis(np.repeat(groups, group, axis=2), 2, axis)
+    options = {"bits": bits, "group": group, "axis": axis}
     actual = impl.quantize_kv(x, **options)
     assert_identical(actual.codes, np.zeros(x.shape, np.uint8), "codes")
     values = np.moveaxis(groups, 2, axis).astype(np.float32)
@@ -103,10 +117,14 @@ def test_what_cannot_be_quantised_is_refused(impl):
         valid,
         [
             ("bits", {"bits": 3}),
+            ("bits", {"bits": 1}),
+            ("bits", {"bits": 6}),
             ("bits", {"bits": 16}),
             ("axis", {"axis": 1}),
             ("axis", {"axis": 3}),
+            ("axis", {"axis": -1}),
             ("group", {"group": 0}),
+            ("group", {"group": -4}),
             ("group/x", {"group": 3}),
             ("group/x", {"group": 5, "axis": 2}),
             ("x", {"x": valid["x"][0]}),
@@ -130,6 +148,8 @@ def test_what_was_not_quantised_so_is_refused(impl):
         ("codes/bits", {"codes": one_too_large}),
         ("codes/group", {"codes": codes[..., :10], "scale": scale[..., :2], "zero": zero[..., :2]}),
         ("scale/group/codes", {"scale": scale[..., :2]}),
+        ("scale/codes", {"scale": scale[..., None]}),
+        ("zero/codes", {"zero": zero[..., None]}),
         ("zero/scale/codes", {"zero": zero[:7]}),
         ("scale/zero/codes/axis/group", {"axis": 0}),
     ]

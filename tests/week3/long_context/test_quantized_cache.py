@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grading.marks import requirement
-from grading.matching import assert_equal, assert_matches, check_refusals
+from grading.matching import assert_equal, assert_identical, assert_matches, check_refusals
 from tests.week3.long_context.cases import DTYPES, SEEDS, normal
 from tests.week3.long_context.cases_caches import (
     HEAD_DIM,
@@ -14,6 +14,7 @@ from tests.week3.long_context.cases_caches import (
     KV_HEADS,
     Coded,
     appended,
+    clear_rows,
     few,
     reference,
     tokens,
@@ -38,15 +39,59 @@ def test_old_tokens_are_quantised_and_the_newest_are_not(impl, seed, cache, n):
 @requirement("LC-70")
 @HALVES
 @few
-@given(seed=SEEDS, bits=st.sampled_from([2, 4, 8]))
-@example(seed=1, bits=4)
-def test_a_quantised_cache_may_be_of_half_precision(impl, seed, bits, dtype):
+@given(seed=SEEDS, bits=st.sampled_from([2, 4, 8]), n=st.sampled_from([0, 13]))
+@example(seed=1, bits=4, n=13)
+@example(seed=1, bits=4, n=0)
+def test_a_quantised_cache_may_be_of_half_precision(impl, seed, bits, n, dtype):
     cache = Coded(bits, 4, 3, dtype)
-    told = cache.tokens(seed, 13)
-    cache.check(appended(cache.empty(impl), told, [13]), told)
+    told = cache.tokens(seed, n)
+    cache.check(appended(cache.empty(impl), told, [n]), told)
+
+
+@requirement("LC-70")
+@pytest.mark.parametrize(
+    ("kv_heads", "head_dim", "group", "bits"), [(1, 8, 4, 2), (1, 3, 3, 4), (3, 5, 5, 2), (2, 6, 3, 2)]
+)
+def test_a_quantised_cache_may_be_of_any_size(impl, kv_heads, head_dim, group, bits):
+    n = 2 * group + 1
+    keys, values = (
+        clear_rows([1, axis], (n, kv_heads, head_dim), bits=bits, group=group, axis=axis) for axis in (0, 2)
+    )
+    cache = impl.QuantizedKVCache(bits, group, 0, kv_heads, head_dim)
+    cache.append(keys, values)
+    expected = reference.quantized_rows(keys, values, bits, group, 0)
+    for name, actual, rows in zip(("keys", "values"), cache.gather(), expected, strict=True):
+        assert_matches(actual, rows, name)
+    queries = normal(np.random.default_rng(1), (1, 2 * kv_heads, head_dim))
+    attention = reference.quantized_attention(queries, keys, values, bits, group, 0)
+    assert_matches(cache.attend(queries), attention)
+
+
+@requirement("LC-70")
+@pytest.mark.parametrize("group", [1, 4])
+def test_constant_groups_of_a_cache_are_exact(impl, group):
+    told = tokens(1, 2 * group)
+    rows = np.repeat(told.keys[::group], group, axis=0)  # each group of tokens alike
+    rows[..., :] = rows[..., :1]  # and of channels
+    cache = impl.QuantizedKVCache(4, group, 0, KV_HEADS, HEAD_DIM)
+    cache.append(rows, rows)
+    for name, actual in zip(("keys", "values"), cache.gather(), strict=True):
+        assert_identical(actual, rows, name)
 
 
 SIZES = st.lists(st.integers(0, 6), min_size=1, max_size=6)
+
+
+@requirement("LC-71")
+def test_quantised_caches_share_nothing(impl):
+    cache = Coded(4, 4, 0)
+    told = [cache.tokens(seed, 9) for seed in (1, 2)]
+    caches = [cache.empty(impl) for _ in told]
+    for part in (np.s_[:5], np.s_[5:]):
+        for actual, each in zip(caches, told, strict=True):
+            actual.append(each.keys[part], each.values[part])
+    for actual, each in zip(caches, told, strict=True):
+        cache.check(actual, each)
 
 
 @requirement("LC-71")
@@ -69,9 +114,10 @@ def test_however_tokens_arrive_the_codes_are_the_same(impl, seed, cache, sizes):
     cache=CACHES,
     sizes=st.sampled_from([[11], [9, 1, 1], [1]]),
     m=st.sampled_from([1, 2, 11]),
-    scale=st.sampled_from([None, 0.7]),
+    scale=st.sampled_from([None, 0.7, 0.0]),
 )
 @example(seed=1, cache=Coded(4, 4, 3), sizes=[11], m=11, scale=None)
+@example(seed=1, cache=Coded(4, 4, 3), sizes=[11], m=2, scale=0.0)
 @example(seed=1, cache=Coded(2, 4, 1), sizes=[9, 1, 1], m=2, scale=0.7)
 def test_attention_reads_what_gather_gives(impl, seed, cache, sizes, m, scale):
     told = cache.tokens(seed, sum(sizes))
@@ -90,7 +136,8 @@ def test_a_quantised_cache_is_read_in_half_precision(impl, seed, heads, dtype):
     cache = Coded(4, 4, 3, dtype)
     told = cache.tokens(seed, 11, heads)
     actual = appended(cache.empty(impl), told, [11])
-    assert_matches(actual.attend(told.last(2).queries), cache.attention(told, 2))
+    for m in (0, 2):
+        assert_matches(actual.attend(told.last(m).queries), cache.attention(told, m))
 
 
 @requirement("LC-72")
@@ -181,9 +228,9 @@ def test_the_bytes_are_those_of_the_tokens_held(impl, cache, sizes):
 
 
 @requirement("LC-73")
-def test_less_than_half_of_full_precision_is_held(impl, memory_growth):
-    cache, wide, m, times = Coded(4, 32, 64), 512, 64, 127
-    rng = np.random.default_rng(1)
+@pytest.mark.parametrize(("wide", "m", "times"), [(512, 64, 127), (512, 33, 240)])
+def test_less_than_half_of_full_precision_is_held(impl, memory_growth, wide, m, times):
+    cache, rng = Coded(4, 32, 64), np.random.default_rng(1)
     keys, values = (normal(rng, (m, KV_HEADS, wide)) for _ in range(2))
     actual = impl.QuantizedKVCache(cache.bits, cache.group, cache.residual, KV_HEADS, wide)
     actual.append(keys, values)  # what the first call sets up is not the cache's
@@ -210,6 +257,7 @@ def test_impossible_quantised_caches_are_refused(impl):
             ("group/head_dim", {"group": 3}),
             ("residual", {"residual": -1}),
             ("kv_heads", {"kv_heads": 0}),
+            ("kv_heads", {"kv_heads": -1}),
             ("head_dim", {"head_dim": 0}),
             ("dtype", {"dtype": "int8"}),
         ],
@@ -228,6 +276,7 @@ def test_what_does_not_fit_a_quantised_cache_is_refused(impl):
         [
             ("keys", {"keys": keys[:, :1], "values": values[:, :1]}),
             ("keys", {"keys": keys[..., :4], "values": values[..., :4]}),
+            ("keys", {"keys": keys[:0, :1], "values": values[:0, :1]}),
             ("keys/values", {"values": values[:3]}),
             ("keys/dtype", {"keys": keys.astype(np.float16)}),
             ("values/dtype", {"values": values.astype(np.float16)}),

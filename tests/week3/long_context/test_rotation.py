@@ -13,6 +13,8 @@ from tests.week3.long_context.cases import DTYPES, SEEDS
 from tests.week3.long_context.cases_rotation import reference, rotation
 
 TOKENS = st.sampled_from([1, 4, 7])
+INTEGERS = st.sampled_from(["int32", "int64", "uint8"])
+OPTIONS = st.sampled_from([{}, {"interleaved": True}, {"attention_factor": 1.277259}])
 LAYOUTS = pytest.mark.parametrize("interleaved", [False, True])
 
 
@@ -52,35 +54,40 @@ def test_the_channels_beyond_come_back_bit_for_bit(impl, dtype, interleaved):
 
 
 @requirement("LC-04")
-@given(seed=SEEDS, tokens=TOKENS, start=st.sampled_from([0, 1, 60]))
-@example(seed=1, tokens=4, start=0)
-def test_positions_start_anywhere_repeat_and_come_in_any_order(impl, seed, tokens, start):
+@given(seed=SEEDS, tokens=TOKENS, start=st.sampled_from([0, 1, 60]), dtype=INTEGERS)
+@example(seed=1, tokens=4, start=0, dtype="uint8")
+@example(seed=1, tokens=4, start=0, dtype="int64")
+def test_positions_start_anywhere_repeat_and_come_in_any_order(impl, seed, tokens, start, dtype):
     case = rotation(seed, tokens)
-    positions = start + np.random.default_rng(seed).integers(0, 5, tokens).astype(np.int32)
-    replace(case, positions=positions).check(impl)
+    positions = start + np.random.default_rng(seed).integers(0, 5, tokens)
+    replace(case, positions=positions.astype(dtype)).check(impl)
 
 
 @requirement("LC-04")
 @LAYOUTS
-@given(seed=SEEDS)
-@example(seed=1)
-def test_each_member_of_the_batch_has_positions_of_its_own(impl, seed, interleaved):
-    case = rotation(seed, 4, interleaved=interleaved)
-    first = int(np.random.default_rng(seed).integers(0, 9))
-    positions = np.array([[0, 0, 1, 2], [first, first + 1, first + 2, first + 3]], np.int32)  # left-padded
-    replace(case, positions=positions).check(impl)
+@given(seed=SEEDS, members=st.sampled_from([1, 2]), tokens=st.sampled_from([1, 2, 4]))
+@example(seed=1, members=2, tokens=4)
+@example(seed=1, members=2, tokens=2)  # as many rows as columns
+@example(seed=1, members=2, tokens=1)
+@example(seed=1, members=1, tokens=4)
+def test_each_member_of_the_batch_has_positions_of_its_own(impl, seed, members, tokens, interleaved):
+    case = rotation(seed, tokens, interleaved=interleaved)
+    positions = np.random.default_rng(seed).integers(0, 20, (members, tokens)).astype(np.int32)
+    replace(case, x=case.x[:members], positions=positions).check(impl)
 
 
 @requirement("LC-05")
 @pytest.mark.parametrize("dtype", DTYPES)
-@given(seed=SEEDS, start=st.sampled_from([250, 2_045, 30_000, 65_530, 1_048_570]))
-@example(seed=1, start=250)
-@example(seed=1, start=2_045)
-@example(seed=1, start=65_530)
-@example(seed=1, start=1_048_570)
-def test_far_positions_turn_by_their_own_angle(impl, seed, start, dtype):
+@given(seed=SEEDS, start=st.sampled_from([250, 2_045, 30_000, 65_530, 1_048_570]), options=OPTIONS)
+@example(seed=1, start=250, options={})
+@example(seed=1, start=2_045, options={"interleaved": True})
+@example(seed=1, start=65_530, options={"attention_factor": 1.277259})
+@example(seed=1, start=1_048_570, options={})
+def test_far_positions_turn_by_their_own_angle(impl, seed, start, options, dtype):
     positions = start + np.arange(7, dtype=np.int32)
-    replace(rotation(seed, 7, dtype=dtype), positions=positions).check(impl)
+    case = rotation(seed, 7, dtype=dtype, **options)
+    replace(case, positions=positions).check(impl)
+    replace(case, positions=np.stack([positions, positions[::-1]])).check(impl)
 
 
 @requirement("LC-05")
@@ -128,6 +135,20 @@ def test_rotations_that_do_not_fit_are_refused(impl):
             ("positions", {"positions": np.stack([at] * 2)[None]}),
             ("inv_freq", {"inv_freq": inv_freq[None]}),
             ("inv_freq", {"inv_freq": np.array(0.5, np.float32)}),
+            ("inv_freq/x", {"inv_freq": np.ones(6, np.float32)}),
+        ],
+    )
+
+
+@requirement("LC-07")
+def test_without_tokens_shapes_have_to_fit_as_well(impl):
+    case = rotation(1, tokens=0)
+    case.check(impl)
+    check_refusals(
+        impl.apply_rope,
+        {"x": case.x, "positions": case.positions, "inv_freq": case.inv_freq},
+        [
+            ("positions/x", {"positions": np.arange(3, dtype=np.int32)}),
             ("inv_freq/x", {"inv_freq": np.ones(6, np.float32)}),
         ],
     )
