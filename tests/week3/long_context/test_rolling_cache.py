@@ -430,6 +430,10 @@ def test_memory_stays_where_it_is(impl, memory_growth, window, sinks, wide, m, t
     assert growth.bytes < limit, (
         f"expected less than {limit} bytes more after {times * m} tokens, got {growth.bytes}"
     )
+    kept = [np.tile(rows, ((window + sinks) // m, 1, 1)) for rows in (keys, values)]  # as all were alike
+    rotation = INV_FREQ, 1.0, False, "cache"
+    expected = reference.rolling_attention(queries, *kept, window, sinks, rotation)
+    assert_matches(cache.attend(queries), expected)
 
 
 @requirement("LC-64")
