@@ -359,5 +359,6 @@ def _show_bench(name: str, rows: Sequence[Any], console: "Console") -> None:
     for row in rows:
         verdict = ("met", "green") if row.met else ("missed", "red")
         bar = (f"  {row.bar}: ", verdict) if row.bar else ()
-        facts = f"  {row.seconds * 1e3:9.3f} ms  {row.ratio:6.2f}", (f"  floor {row.floor}", "dim")
+        floor = f"  floor {row.floor}" if row.floor else ""
+        facts = f"  {row.seconds * 1e3:9.3f} ms  {row.ratio:6.2f}", (floor, "dim")
         console.print(Text.assemble(f"  {row.name:<{width}}", *facts, *bar), soft_wrap=True)

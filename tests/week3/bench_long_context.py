@@ -162,7 +162,7 @@ def window_rows() -> list[Row]:
 
 
 def flat_rows() -> list[Row]:
-    """The ratio is the time over that at 2,000 tokens; the floor, memory held over that at 2,000."""
+    """The ratio is the time over that at 2,000 tokens."""
     lengths = (2_000, 20_000, LONGEST_FLAT)
     steps, held = [], []
     for length in lengths:
@@ -179,7 +179,7 @@ def flat_rows() -> list[Row]:
         ratio, memory = s / seconds[0], bytes_ / held[0]
         met = ratio <= 1.1 and memory <= 1.1
         name = f"rolling step after {length} tokens, {bytes_ / 1e6:.1f} MB"
-        result.append(Row(name, s, ratio, "at most 1.1 x time and memory", met, f"{memory:.2f} x memory"))
+        result.append(Row(name, s, ratio, "at most 1.1 x time and memory", met, ""))
     return result
 
 
@@ -411,7 +411,7 @@ def pieces_rows() -> list[Row]:
 
 
 def growth_rows() -> list[Row]:
-    """Decode and prefill from 1k to 64k; the ratio is the time over that at 1k, the last column memory."""
+    """Decode and prefill from 1k to 64k; the ratio is the time over that at 1k."""
     evaluate(blockwise(LENGTHS[0])())  # what the first call sets up
     result = []
     for name, maker, size in (
@@ -419,10 +419,10 @@ def growth_rows() -> list[Row]:
         (f"{BITS} bit", quantized, quantized_bytes),
         (f"window {WINDOW} + {SINKS}", rolling, lambda n: min(n, WINDOW + SINKS) * TOKEN_BYTES),
     ):
-        seconds = [race([maker(n)], 5)[0] for n in LENGTHS]
+        seconds = [race([maker(n)], ROUNDS // 4)[0] for n in LENGTHS]
         for n, s in zip(LENGTHS, seconds, strict=True):
             ratio = s / seconds[0]
-            result.append(Row(f"decode at {n}: {name}", s, ratio, "", True, f"{size(n) / 1e6:.2f} MB"))
+            result.append(Row(f"decode at {n}: {name}, {size(n) / 1e6:.2f} MB", s, ratio, "", True, ""))
     first = None
     for n in LENGTHS:  # once each: 64k take a minute
         step = blockwise(n)
@@ -433,7 +433,7 @@ def growth_rows() -> list[Row]:
         seconds = time.perf_counter() - start
         first = first or seconds
         peak = f"{(mx.get_peak_memory() - held) / 1e6:.1f} MB"
-        result.append(Row(f"prefill of {n}: blockwise", seconds, seconds / first, "", True, peak))
+        result.append(Row(f"prefill of {n}: blockwise, {peak}", seconds, seconds / first, "", True, ""))
     return result
 
 

@@ -24,7 +24,7 @@ Run = Callable[[], Any]  # () -> an array or a list of arrays
 
 @dataclass(frozen=True)
 class Row:
-    """One contender. `bar` is empty for those that the others are measured against."""
+    """One contender. `bar` is empty for those that others are measured against, `floor` if none is known."""
 
     name: str
     seconds: float
@@ -97,6 +97,5 @@ def show(benchmark: Any, capsys: Any, report: Callable[[], list[Row]]) -> None:
         print(f"\nread bandwidth {read_bandwidth() / 1e9:.1f} GB/s, {blas.preload()}")
         for row in measured:
             bar = f"{row.bar}: {'met' if row.met else 'missed'}" if row.bar else ""
-            print(
-                f"{row.name:<64} {row.seconds * 1e3:9.3f} ms  {row.ratio:6.2f}  floor {row.floor:<22}  {bar}"
-            )
+            floor = f"floor {row.floor}" if row.floor else ""
+            print(f"{row.name:<64} {row.seconds * 1e3:9.3f} ms  {row.ratio:6.2f}  {floor:<28}  {bar}")
