@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NoReturn
 
+from grading.boundary import frameworks
 from grading.boundary.failures import ProtocolViolation
 from grading.contract import Contract, Parameter, Signature, signature
 
 DESCRIBE = ":describe"
+EMPTY_HEAP = ":empty_heap"
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,13 @@ class Described:
 class Service:
     """Serves one topic. `functions` and `classes` fill when `describe` loads the submission."""
 
-    def __init__(self, contract: Contract, load: Callable[[], ModuleType]) -> None:
+    def __init__(self, contract: Contract, framework: str, load: Callable[[], ModuleType]) -> None:
         self._contract = contract
         self._load = load
-        self.functions: dict[str, Callable[..., Any]] = {DESCRIBE: self.describe}
+        self.functions: dict[str, Callable[..., Any]] = {
+            DESCRIBE: self.describe,
+            EMPTY_HEAP: lambda: frameworks.empty_heap(framework),
+        }
         self.classes: dict[str, type[Any]] = {}
 
     def describe(self) -> list[Any]:

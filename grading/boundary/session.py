@@ -38,7 +38,7 @@ from grading.boundary.links import CallersLink, connect
 from grading.boundary.peer import Exchange, Peer, as_it_is
 from grading.boundary.proxies import Namespace, proxy_classes
 from grading.boundary.references import Exports
-from grading.boundary.service import DESCRIBE, Described, Service, read_description
+from grading.boundary.service import DESCRIBE, EMPTY_HEAP, Described, Service, read_description
 from grading.boundary.trace import RecordedCall, Reference, read_trace
 from grading.contract import contract
 from runtime.sandbox import Child, Limits, Tier, best_tier, start
@@ -147,6 +147,10 @@ class Session(ABC):
     def processes(self) -> list[int]:
         """Those that the submission runs in, by number. It is loaded before, if it was not."""
 
+    def empty_heap(self) -> None:
+        """The submission's process gives back what it keeps of freed memory; from here on it keeps little."""
+        self.peer().call(EMPTY_HEAP, None, (), {})
+
     # ---- The connection. ----
 
     def end_at(self, moment: float) -> None:
@@ -241,7 +245,7 @@ class InProcess(Session):
 
     def _open(self, exports: Exports) -> Peer:
         frameworks.start(self.framework)
-        service = Service(self._contract, self._module_loader)
+        service = Service(self._contract, self.framework, self._module_loader)
         theirs = Peer(
             self._vocabulary,
             frameworks.arrays_of(self.framework),

@@ -30,7 +30,7 @@ def main() -> None:
             sys.meta_path.remove(finder)
     frameworks.start(framework)
     wanted = contract(topic)
-    service = Service(wanted, lambda: loading.load(Path(folder), topic))
+    service = Service(wanted, framework, lambda: loading.load(Path(folder), topic))
     peer = Peer(
         Vocabulary.of(wanted),
         frameworks.arrays_of(framework),

@@ -4254,6 +4254,41 @@ bug(
     hint="What is quantised is kept as codes alone.",
 )
 bug(
+    "LC-73",
+    "keeps its prompt beside the codes",
+    old="        self.keys = np.concatenate([self.keys, keys])\n"
+    "        self.values = np.concatenate([self.values, values])\n        while",
+    new="        if self.length() == 0:\n            self.prompt = keys.copy(), values.copy()\n"
+    "        self.keys = np.concatenate([self.keys, keys])\n"
+    "        self.values = np.concatenate([self.values, values])\n        while",
+    hint="A prompt is quantised like all else, and given up.",
+)
+bug(
+    "LC-73",
+    "keeps a view of all that it quantised",
+    old="        self.keys, self.values = self.keys.copy(), self.values.copy()  # views would hold the older rows\n",
+    new="",
+    hint="A slice of an array holds all of it: copy the rows that stay.",
+)
+bug(
+    "LC-73",
+    "keeps tokens that came one by one beside the codes",
+    old="        self.keys = np.concatenate([self.keys, keys])\n"
+    "        self.values = np.concatenate([self.values, values])\n        while",
+    new="        if len(keys) == 1:\n"
+    '            self.single = [*getattr(self, "single", []), keys.copy(), values.copy()]\n'
+    "        self.keys = np.concatenate([self.keys, keys])\n"
+    "        self.values = np.concatenate([self.values, values])\n        while",
+    hint="Once quantised, a token is kept as codes alone.",
+)
+bug(
+    "LC-73",
+    "holds a byte for each code and counts them as packed",
+    old="    in_bytes = (codes << shifts).sum(axis=1, dtype=np.uint8)\n",
+    new="    in_bytes = (codes << shifts).sum(axis=1, dtype=np.uint8).repeat(per_byte)[::per_byte]\n",
+    hint="Pack the codes: 8 / b of them in a byte.",
+)
+bug(
     "LC-74",
     "checks nothing of an append of no tokens to a quantised cache",
     old="    def append(self, keys, values):\n        check_rows(keys, values, self.kv_heads, self.head_dim, self.dtype)\n        self.keys",

@@ -54,6 +54,14 @@ SUBMISSION = '''
         return globals()[what](argument)
 '''
 
+MLX_SUBMISSION = """
+    import mlx.core as mx
+
+    def fragmentation(what, mib):
+        for i in range(mib):
+            mx.eval(mx.ones(((1 << 18) + (i << 14),)))
+"""
+
 MEASURED_TESTS = """
     import pytest
 
@@ -66,7 +74,7 @@ MEASURED_TESTS = """
     def test_takes_little(impl, memory_growth, mib):
         with memory_growth() as growth:
             impl.fragmentation("take", mib)
-        assert growth.bytes < 40 << 20
+        assert growth.highest < 40 << 20
 """
 
 
@@ -94,11 +102,20 @@ def session(request, folder):
 
 
 def grown(session, what, *arguments) -> float:
-    """MiB."""
+    """MiB at the highest point."""
+    return measured(session, what, *arguments).highest / MIB
+
+
+def held(session, what, *arguments) -> float:
+    """MiB at the end."""
+    return measured(session, what, *arguments).held / MIB
+
+
+def measured(session, what, *arguments) -> memory.Growth:
     with memory.growth(session) as growth:
         for argument in arguments:
             session.namespace.fragmentation(what, argument)
-    return growth.bytes / MIB
+    return growth
 
 
 @linux
@@ -120,6 +137,22 @@ def test_what_stays_is_told_from_what_was_only_looked_at(session):
     chunks = [np.full(MIB, i, np.uint8) for i in range(100)]
     assert grown(session, "look", *chunks) < 20
     assert 80 < grown(session, "keep", *chunks) < 120
+    assert 80 < held(session, "keep", *chunks) < 120
+
+
+@linux
+def test_what_was_given_back_is_not_held(session):
+    assert held(session, "take", 256) < 10
+
+
+@linux
+@pytest.mark.parametrize("tier", [None, tiers()[0]], ids=["in process", "isolated"])
+def test_what_mlx_keeps_of_freed_memory_is_not_the_submissions(tier, folder):
+    (folder / "paged_attention.py").write_text(dedent(MLX_SUBMISSION))
+    (folder / "week3.toml").write_text('framework = "mlx"')
+    with opened(folder, tier) as session:
+        session.namespace.fragmentation("litter", 1)
+        assert grown(session, "litter", 20) < 10
 
 
 @linux
@@ -140,7 +173,7 @@ def test_a_process_that_is_gone_has_no_highest_point():
     child = os.spawnlp(os.P_NOWAIT, "true", "true")
     os.waitpid(child, 0)
     memory._forget_highest(child)
-    assert memory._highest_of(child) == 0
+    assert memory._taken_by(child) == memory._largest([])
 
 
 @linux

@@ -427,8 +427,8 @@ def test_memory_stays_where_it_is(impl, memory_growth, window, sinks, wide, m, t
             if i % 16 == 0:
                 cache.attend(queries)
     limit = times * (keys.nbytes + values.nbytes) // 4
-    assert growth.bytes < limit, (
-        f"expected less than {limit} bytes more after {times * m} tokens, got {growth.bytes}"
+    assert growth.held < limit, (
+        f"expected less than {limit} bytes more after {times * m} tokens, got {growth.held}"
     )
     kept = [np.tile(rows, ((window + sinks) // m, 1, 1)) for rows in (keys, values)]  # as all were alike
     rotation = INV_FREQ, 1.0, False, "cache"
