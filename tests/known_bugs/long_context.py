@@ -4283,6 +4283,14 @@ bug(
 )
 bug(
     "LC-73",
+    "keeps what it decoded to attend",
+    old="        return attend_last(queries, *self.gather(), scale)\n\n    def length",
+    new="        self.decoded = self.gather()\n"
+    "        return attend_last(queries, *self.decoded, scale)\n\n    def length",
+    hint="What a result needs in full precision goes with it.",
+)
+bug(
+    "LC-73",
     "holds a byte for each code and counts them as packed",
     old="    in_bytes = (codes << shifts).sum(axis=1, dtype=np.uint8)\n",
     new="    in_bytes = (codes << shifts).sum(axis=1, dtype=np.uint8).repeat(per_byte)[::per_byte]\n",

@@ -31,6 +31,7 @@ IN_NO_ANSWER = {
     "keeps its prompt beside the codes",
     "keeps a view of all that it quantised",
     "keeps tokens that came one by one beside the codes",
+    "keeps what it decoded to attend",
     "holds a byte for each code and counts them as packed",
     "gives nothing up while tokens come one by one",
     "gives nothing up where there are sinks",
