@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from grading import bugs
@@ -14,12 +15,21 @@ class Candidate:
     """An implementation under test. `open` starts a session for one topic.
 
     only: the requirements whose tests concern it; None for all.
+    nodes: the tests that concern it, as node ids below tests/week3; None for all.
+    suspects: the known bugs that are tried when one of its tests fails; None for all of the topic.
     """
 
     name: str
     open: Callable[[str], Session]
     isolated: bool = False
     only: frozenset[str] | None = None
+    nodes: frozenset[str] | None = None
+    suspects: tuple[bugs.Bug, ...] | None = None
+
+    @cached_property
+    def functions(self) -> frozenset[str] | None:
+        """Those that `nodes` run, whatever their parameters."""
+        return None if self.nodes is None else frozenset(node.partition("[")[0] for node in self.nodes)
 
 
 def in_process(folder: Path) -> Candidate:
@@ -31,11 +41,15 @@ def isolated(folder: Path, tier: Tier, limits: Limits) -> Candidate:
 
 
 def edited_reference(
-    name: str, edit: bugs.Bug | bugs.RemovedCheck, only: frozenset[str] | None = None
+    name: str,
+    edit: bugs.Bug | bugs.RemovedCheck,
+    only: frozenset[str] | None = None,
+    nodes: frozenset[str] | None = None,
 ) -> Candidate:
-    """The reference with one defect: what a known bug looks like from outside."""
+    """The reference with one defect, which alone is looked for: what a known bug looks like from outside."""
 
     def open_session(topic: str) -> Session:
         return InProcess(lambda: bugs.reference(topic, edit), topic, "numpy")
 
-    return Candidate(name, open_session, only=only)
+    suspects = (edit,) if isinstance(edit, bugs.Bug) else ()
+    return Candidate(name, open_session, only=only, nodes=nodes, suspects=suspects)

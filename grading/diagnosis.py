@@ -39,8 +39,13 @@ class FreeChoices(Protocol):
         """The answer in a form that is the same for every right implementation."""
 
 
-def diagnose(topic: str, trace: Sequence[RecordedCall], resolve: Resolve) -> list[Bug]:
-    """The known bugs that explain this trace, in the order of their list."""
+def diagnose(
+    topic: str, trace: Sequence[RecordedCall], resolve: Resolve, suspects: Sequence[Bug] | None = None
+) -> list[Bug]:
+    """The known bugs that explain this trace, in the order of their list.
+
+    suspects: those that are tried; None for all of the topic.
+    """
     if any(isinstance(call.error, BoundaryFailure) for call in trace):
         return []  # a crash, a time-out or a missing function is its own name
     if any(isinstance(call.error, AssertionError) for call in trace):
@@ -76,7 +81,7 @@ def diagnose(topic: str, trace: Sequence[RecordedCall], resolve: Resolve) -> lis
         found = answers(reference(topic, bug), trace[:end], resolve, choices())
         return all(map(same, submitted[:end], found, allowed))
 
-    return [bug for bug in known_bugs(topic) if explains(bug)]
+    return [bug for bug in (known_bugs(topic) if suspects is None else suspects) if explains(bug)]
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from grading.boundary import loading
 from grading.boundary.failures import SubmissionError
 from grading.candidates import Candidate, in_process, isolated
 from grading.clone import ROOT, UsageError, check_clone
-from grading.plugin import SUITE, Judge
+from grading.judging.items import SUITE
+from grading.judging.judge import Judge
 from grading.report import (
     LEVEL_WEIGHTS,
     Report,
@@ -126,8 +127,10 @@ def attempted(path: Path, topic: str) -> bool:
 def run_suite(judge: Judge) -> None:
     """Runs tests/week3 with this judge. Raises GraderError unless pytest came to its end."""
     quiet = ("terminal", "cacheprovider", "junitxml", "faulthandler")
+    places = [SUITE] if judge.topics is None else [SUITE / topic for topic in judge.topics]
     arguments = [
-        str(SUITE),
+        *map(str, places),
+        str(SUITE / "test_signatures.py"),
         f"--rootdir={ROOT}",
         f"--config-file={ROOT / 'pyproject.toml'}",
         "--capture=no",

@@ -20,13 +20,13 @@ import hypothesis
 import pytest
 from hypothesis.internal.conjecture import engine
 
-from grading import plugin
 from grading.boundary import session
 from grading.candidates import in_process
 from grading.clone import ROOT
 from grading.files import to_json, to_junit
 from grading.grade import grade, run_suite
-from grading.plugin import Judge
+from grading.judging import trial
+from grading.judging.judge import Judge
 from grading.requirements import requirements
 from grading.starter import stub
 from runtime.sandbox import Limits, best_tier, tiers
@@ -261,7 +261,7 @@ def test_a_loop_at_import_ends_after_three_attempts(submission, monkeypatch):
 
 
 def test_time_is_bounded_though_each_call_is_quick(submission, monkeypatch):
-    monkeypatch.setattr(plugin, "TOPIC_SECONDS", 1.0)
+    monkeypatch.setattr(trial, "TOPIC_SECONDS", 1.0)
     source = source_of("takes_its_time") + "\n\n" + RIGHT + MIXED
     report = judged(submission(source), best_tier(), {"PA-02"})
     assert (report.score, report.passed) == (0, False)

@@ -14,7 +14,7 @@ from grading import candidates, memory
 from grading.boundary.session import InProcess, Isolated, Limits
 from grading.clone import ROOT
 from grading.grade import only_our_plugins
-from grading.plugin import Judge
+from grading.judging.judge import Judge
 from runtime.sandbox import tiers
 from runtime.sandbox.values import MIB
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from grading.grade import run_suite
-from grading.plugin import Judge
+from grading.judging.judge import Judge
 
 
 def verdicts(candidates, topic, *, seed=1, diagnosis=False, only=None):

@@ -1,0 +1,1 @@
+"""Judging: which tests run against which implementation, and what their failures are called."""

@@ -1,0 +1,46 @@
+"""Where the inputs of a property come from: Hypothesis, driven by our seed and by nothing else.
+
+Three of its internals are used here, so `pyproject.toml` pins its version.
+"""
+
+import hypothesis
+import pytest
+from hypothesis import Phase
+from hypothesis.internal.conjecture import engine, providers
+from hypothesis.internal.constants_ast import Constants
+
+EXAMPLES = 20  # inputs per property; --thorough takes six times as many
+
+
+def set_up(seed: int, *, thorough: bool, shrink: bool) -> None:
+    """From here on the seed decides all inputs."""
+    hypothesis.core.global_force_seed = seed  # type: ignore[assignment]
+    # Numbers found in modules that happen to be loaded, a submission's too, must not change the inputs.
+    providers._get_local_constants = Constants
+    hypothesis.settings.register_profile(
+        "week3",
+        max_examples=EXAMPLES * (6 if thorough else 1),
+        deadline=None,
+        derandomize=False,  # Hypothesis would set it in CI, and ignore the seed
+        database=None,
+        print_blob=True,
+        report_multiple_bugs=False,
+        phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if shrink else [])],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    hypothesis.settings.load_profile("week3")
+
+
+def shrink_for(seconds: float) -> None:
+    """How long Hypothesis looks for a smaller failing input."""
+    engine.MAX_SHRINKING_SECONDS = seconds  # type: ignore[assignment]
+
+
+def replay(item: pytest.Function, blob: str | None) -> None:
+    """The test runs on this input alone; on inputs of the seed again with None."""
+    again = (hypothesis.__version__, blob.encode()) if blob else None
+    item.obj._hypothesis_internal_use_reproduce_failure = again
+
+
+def silent(text: object) -> None:
+    """Hypothesis' own remarks: what matters is in the notes of the failure."""

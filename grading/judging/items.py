@@ -1,0 +1,45 @@
+"""What a test is about, read off its pytest item."""
+
+import re
+from collections.abc import Iterable
+
+import pytest
+
+from grading.candidates import Candidate
+from grading.clone import ROOT
+from spec.topics import TOPICS
+
+SUITE = ROOT / "tests" / "week3"
+
+
+def topic_of(item: pytest.Item) -> str | None:
+    """The topic that an item judges: a parameter `topic`, or the name of its file or folder."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    names = [parameters.get("topic"), item.path.stem.removeprefix("test_"), item.path.parent.name]
+    return next((name for name in names if name in TOPICS), None)
+
+
+def requirement_of(item: pytest.Item) -> str | None:
+    mark = item.get_closest_marker("requirement")
+    return mark.args[0] if mark else None
+
+
+def node_of(item: pytest.Item) -> str:
+    """The node id below tests/week3, without the name of the implementation."""
+    node = item.nodeid.removeprefix("tests/week3/")
+    name = str(item.callspec.params["impl"])  # type: ignore[attr-defined]
+    return node.replace(f"[{name}]", "").replace(f"[{name}-", "[").replace(f"-{name}]", "]")
+
+
+def function_of(node: str) -> str:
+    """The node id below tests/week3 of the function that is run, whatever its parameters."""
+    return node.removeprefix("tests/week3/").partition("[")[0]
+
+
+def labelled(candidates: Iterable[Candidate]) -> dict[str, Candidate]:
+    """Each under its name, if that can stand in a node id and is no other's."""
+    found: dict[str, Candidate] = {}
+    for candidate in candidates:
+        plain = re.fullmatch(r"[\w.]{1,40}", candidate.name, re.ASCII) and candidate.name not in found
+        found[candidate.name if plain else f"impl{len(found)}"] = candidate
+    return found

@@ -1,0 +1,127 @@
+"""One candidate at one topic, and one test of it: time, crashes, and what is recorded for a diagnosis."""
+
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import pytest
+
+from grading.boundary.failures import (
+    BoundaryFailure,
+    CallTimeout,
+    NotImplementedBySubmission,
+    ProtocolViolation,
+    WorkerDied,
+)
+from grading.boundary.session import Session
+from grading.candidates import Candidate
+from grading.judging import inputs
+
+TOPIC_SECONDS = 180.0
+FATAL_LIMIT = 3  # crashes and time-outs before a topic is given up
+FATAL = (WorkerDied, CallTimeout, ProtocolViolation)  # the submission's process is gone
+
+
+class NoSmallerInput(BaseException):
+    """The failure is the same for every input, or costs a process each time.
+
+    Not an Exception, so that Hypothesis passes it through instead of looking for a smaller input.
+    """
+
+
+class GivenUp(BoundaryFailure):
+    """The test was not run, because the topic was given up."""
+
+
+class Trial:
+    """One candidate at one topic: its session, its time, and how often its process died."""
+
+    def __init__(self, candidate: Candidate, topic: str) -> None:
+        self.candidate = candidate
+        self.topic = topic
+        self.seconds = 0.0  # used by tests that have ended
+        self.begun: float | None = None  # when the present test did
+        self.fatal = 0
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        if self._session is None:
+            self._session = self.candidate.open(self.topic)
+        return self._session
+
+    @property
+    def namespace(self) -> Any:
+        return self.session.namespace
+
+    @property
+    def given_up(self) -> str:
+        """Why no more tests of this topic are run; empty while they are."""
+        if self.fatal >= FATAL_LIMIT:
+            return f"{self.topic} was given up after {self.fatal} crashes or time-outs"
+        running = time.monotonic() - self.begun if self.begun is not None else 0.0
+        if self.seconds + running > TOPIC_SECONDS:
+            return f"{self.topic} was given up after {TOPIC_SECONDS:.0f} s"
+        return ""
+
+    def begin(self) -> None:
+        """A test begins. Its calls end when the time of the topic does."""
+        self.begun = time.monotonic()
+        self.session.end_at(self.begun + TOPIC_SECONDS - self.seconds)
+
+    def end(self) -> None:
+        """The test has ended; what is done about its failure costs the submission nothing."""
+        if self.begun is not None:
+            self.seconds += time.monotonic() - self.begun
+            self.begun = None
+
+    def check(self) -> None:
+        """Raises what every test of this topic would meet: no module, an import that fails, no time left."""
+        if self.given_up:
+            raise GivenUp(f"not run: {self.given_up}")
+        try:
+            self.session.describe()
+        except Exception as failure:  # whatever the submission raises when it is imported
+            raise NoSmallerInput from failure
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+
+class recorded:
+    """Records the calls of each input, so that the last one, the smallest failing, can be replayed."""
+
+    def __init__(self, item: pytest.Function, trial: Trial, blob: str | None) -> None:
+        self.item, self.trial, self.session, self.blob = item, trial, trial.session, blob
+
+    def __enter__(self) -> None:
+        test = self.item.obj
+        self.handle = getattr(test, "hypothesis", None)
+        if self.handle is None:
+            self.session.start_recording()
+            self.item.obj = self._watched(test)
+            return
+        self.inner = self.handle.inner_test
+        self.handle.inner_test = self._watched(self.inner)
+        inputs.replay(self.item, self.blob)
+
+    def __exit__(self, *_: object) -> None:
+        if self.handle is not None:
+            self.handle.inner_test = self.inner
+            inputs.replay(self.item, None)
+
+    def _watched(self, test: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(test)
+        def run(*args: Any, **options: Any) -> Any:
+            __tracebackhide__ = True
+            if self.trial.given_up:
+                raise NoSmallerInput from GivenUp(f"not finished: {self.trial.given_up}")
+            self.session.start_recording()
+            try:
+                return test(*args, **options)
+            except (*FATAL, NotImplementedBySubmission) as failure:
+                raise NoSmallerInput from failure
+
+        return run
