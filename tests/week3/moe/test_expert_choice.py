@@ -72,6 +72,6 @@ def test_expert_choice_is_refused_where_it_cannot_be(impl):
         [
             ("capacity", {"capacity": 0}),
             ("logits", {"logits": logits[0]}),
-            ("mask", {"mask": mask[:4]}),
+            ("mask/logits", {"mask": mask[:4]}),
         ],
     )

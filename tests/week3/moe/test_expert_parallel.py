@@ -181,12 +181,12 @@ def test_impossible_plans_are_refused(impl):
         impl.expert_parallel_plan,
         valid,
         [
-            ("ranks", {"ranks": 4, "source_lens": [3, 2, 0, 0]}),
+            ("ranks/n_experts", {"ranks": 4, "source_lens": [3, 2, 0, 0]}),
             ("ranks", {"ranks": 0, "source_lens": []}),
-            ("source_lens", {"source_lens": [3, 1, 1]}),
-            ("source_lens", {"source_lens": [3, 3]}),
+            ("source_lens/ranks", {"source_lens": [3, 1, 1]}),
+            ("source_lens/experts", {"source_lens": [3, 3]}),
             ("source_lens", {"source_lens": [6, -1]}),
-            ("experts", {"experts": valid["experts"] + 4}),
+            ("experts/n_experts", {"experts": valid["experts"] + 4}),
             ("experts", {"experts": valid["experts"][0]}),
         ],
     )
@@ -211,9 +211,9 @@ def test_impossible_spreads_are_refused(impl):
         impl.expert_parallel_ffn,
         valid,
         [
-            ("router_weight/experts", {"collective": alone_of_two, **odd}),
-            ("gate/up/down/experts", {"collective": alone_of_two}),
-            ("router_weight", {"router_weight": case.router_weight[:, :4]}),
-            ("mask", {"mask": np.ones(2, bool)}),
+            ("router_weight/experts/collective/size", {"collective": alone_of_two, **odd}),
+            ("gate/up/down/experts/collective/size/router_weight", {"collective": alone_of_two}),
+            ("router_weight/x", {"router_weight": case.router_weight[:, :4]}),
+            ("mask/x", {"mask": np.ones(2, bool)}),
         ],
     )

@@ -213,6 +213,7 @@ def test_bad_arguments_of_the_layer_are_refused(impl):
     }
 
     limited = replace(config, capacity_factor=1.0)
+    narrow = {"down": experts.down[:, :4], "down_bias": experts.down_bias[:, :4]}
     fewer_experts = {"router_weight": case.router_weight[:4], "router_bias": None, "selection_bias": None}
 
     def changed(values, **names):
@@ -223,29 +224,29 @@ def test_bad_arguments_of_the_layer_are_refused(impl):
         valid,
         [
             ("x", {"x": case.x[0]}),
-            ("router_weight", {"router_weight": case.router_weight[:, :4]}),
+            ("router_weight/x", {"router_weight": case.router_weight[:, :4]}),
             ("router_weight", {"router_weight": case.router_weight[0]}),
-            ("gate/up/down", fewer_experts),
-            ("router_bias", {"router_bias": case.options["router_bias"][:5]}),
-            ("selection_bias", {"selection_bias": case.options["selection_bias"][:5]}),
-            ("mask", {"mask": np.ones(3, bool)}),
-            ("segments", {"segments": np.zeros(3, np.int32)}),
+            ("router_weight/gate/up/down", fewer_experts),
+            ("router_bias/router_weight", {"router_bias": case.options["router_bias"][:5]}),
+            ("selection_bias/router_weight", {"selection_bias": case.options["selection_bias"][:5]}),
+            ("mask/x", {"mask": np.ones(3, bool)}),
+            ("segments/x", {"segments": np.zeros(3, np.int32)}),
             ("segments", {"segments": np.array([0, 0, -1, 0], np.int32)}),
             ("segments", {"segments": np.array([0, 0, -1, 0], np.int32), "config": limited}),
-            ("top_k", {"config": replace(config, top_k=7)}),
+            ("top_k/router_weight", {"config": replace(config, top_k=7)}),
             ("activation", changed(experts, activation="tanh")),
-            ("gate", changed(experts, activation="swigluoai", gate=None, gate_bias=None)),
-            ("gate/up", changed(experts, gate=experts.gate[:, :6], gate_bias=experts.gate_bias[:, :6])),
+            ("gate/activation", changed(experts, activation="swigluoai", gate=None, gate_bias=None)),
+            ("gate/up/down", changed(experts, gate=experts.gate[:, :6], gate_bias=experts.gate_bias[:, :6])),
             ("up/gate/down", changed(experts, up=experts.up[:, :, :4])),
             ("up/gate/down", changed(experts, up=experts.up[0, 0])),
-            ("gate_bias", changed(experts, gate=None)),
-            ("down", changed(experts, down=experts.down[:, :4], down_bias=experts.down_bias[:, :4])),
-            ("down", changed(experts, down=experts.down[:, :, :6])),
+            ("gate_bias/gate", changed(experts, gate=None)),
+            ("down/x/router_weight", changed(experts, **narrow)),
+            ("down/up/gate", changed(experts, down=experts.down[:, :, :6])),
             ("gate_bias", changed(experts, gate_bias=experts.gate_bias[:, :6])),
             ("up_bias", changed(experts, up_bias=experts.up_bias[:, :6])),
             ("down_bias", changed(experts, down_bias=experts.down_bias[:, :4])),
-            ("shared", changed(shared, up=shared.up[:, :4])),
-            ("shared", changed(shared, down=shared.down[:4])),
-            ("gate_weight", changed(shared, gate_weight=shared.gate_weight[:4])),
+            ("shared/gate/up/down", changed(shared, up=shared.up[:, :4])),
+            ("shared/gate/up/down", changed(shared, down=shared.down[:4])),
+            ("shared/gate_weight", changed(shared, gate_weight=shared.gate_weight[:4])),
         ],
     )

@@ -210,11 +210,11 @@ def test_bad_arguments_of_the_balance_loss_are_refused(impl, loss):
         [
             ("logits", {"logits": valid["logits"][0]}),
             ("logits/n_experts", {"n_experts": 7}),
-            ("experts", {"experts": valid["experts"][:1]}),
+            ("experts/logits", {"experts": valid["experts"][:1]}),
             ("experts", {"experts": valid["experts"][:, :, 0]}),
-            ("experts", {"experts": outside}),
+            ("experts/n_experts", {"experts": outside}),
             ("experts", {"experts": below}),
-            ("mask", {"mask": valid["mask"][:, :3]}),
+            ("mask/logits/experts", {"mask": valid["mask"][:, :3]}),
             ("scoring", {"scoring": "softmax_of_topk"}),
             ("pooling", {"pooling": "mean"}),
         ],
@@ -230,7 +230,7 @@ def test_bad_arguments_of_the_measures_are_refused(impl):
     check_refusals(
         impl.router_z_loss,
         {"logits": logits, "mask": mask},
-        [("logits", {"logits": logits[None]}), ("mask", {"mask": mask[:3]})],
+        [("logits", {"logits": logits[None]}), ("mask/logits", {"mask": mask[:3]})],
     )
     assert_balance(impl.balance(experts, 6), reference.balance(experts, 6))
     check_refusals(
@@ -238,7 +238,7 @@ def test_bad_arguments_of_the_measures_are_refused(impl):
         {"experts": experts, "n_experts": 6},
         [
             ("experts", {"experts": experts[0]}),
-            ("experts", {"experts": experts + 5}),
+            ("experts/n_experts", {"experts": experts + 5}),
             ("experts", {"experts": experts - 5}),
         ],
     )

@@ -17,6 +17,7 @@ from tests.week3.moe.quantized import quantized
 reference = GroundTruth("moe")
 
 FORMATS = st.sampled_from([(4, 32), (8, 32), (4, 64), (8, 64)])
+PARTS = "codes/scales/biases/bits/group_size"  # what makes a matrix
 
 
 def check(impl, case, bits, group_size):
@@ -78,10 +79,19 @@ def test_bad_quantised_experts_are_refused(impl):
         [
             ("bits", {"experts": replace(experts, bits=3)}),
             ("group_size", {"experts": replace(experts, group_size=16)}),
-            ("up", {"experts": replace(experts, up=replace(up, codes=up.codes[:, :, :7]))}),
-            ("up", {"experts": replace(experts, up=replace(up, biases=up.biases[:, :, :1]))}),
-            ("down", {"experts": replace(experts, down=replace(down, codes=down.codes[:, :8]))}),
-            ("gate/up/down/codes/bits", {"experts": replace(experts, bits=8)}),
+            (
+                f"up/{PARTS}",
+                {"experts": replace(experts, up=replace(up, codes=up.codes[:, :, :7]))},
+            ),
+            (
+                f"up/{PARTS}",
+                {"experts": replace(experts, up=replace(up, biases=up.biases[:, :, :1]))},
+            ),
+            (
+                f"down/{PARTS}",
+                {"experts": replace(experts, down=replace(down, codes=down.codes[:, :8]))},
+            ),
+            (f"gate/up/down/{PARTS}", {"experts": replace(experts, bits=8)}),
         ],
     )
     assert np.isfinite(case.run(impl).y).all()

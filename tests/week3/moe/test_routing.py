@@ -204,7 +204,8 @@ def test_routers_that_cannot_work_are_refused(impl):
     assert_routing(impl.route(**valid), reference.route(**valid))
     broken = logits.copy()
     broken[1, 5] = np.nan
-    chosen = replace(config, scoring="softmax_of_topk", n_groups=1, top_groups=1)
+    grouped = replace(config, scoring="softmax_of_topk")
+    chosen = replace(grouped, n_groups=1, top_groups=1)
     unscaled = replace(config, normalize=False, renormalize_after_drop=True)
     check_refusals(
         impl.route,
@@ -212,14 +213,14 @@ def test_routers_that_cannot_work_are_refused(impl):
         [
             ("logits", {"logits": broken}),
             ("logits", {"logits": logits[0]}),
-            ("selection_bias", {"selection_bias": bias[:7]}),
-            ("selection_bias", {"config": chosen}),
-            ("n_groups", {"config": replace(config, scoring="softmax_of_topk"), "selection_bias": None}),
+            ("selection_bias/logits", {"selection_bias": bias[:7]}),
+            ("selection_bias/scoring", {"config": chosen}),
+            ("n_groups/scoring", {"config": grouped, "selection_bias": None}),
             ("top_k", {"config": replace(config, top_k=0)}),
-            ("top_k", {"config": replace(config, top_k=9, n_groups=1, top_groups=1)}),
-            ("n_groups", {"config": replace(config, n_groups=3)}),
+            ("top_k/logits", {"config": replace(config, top_k=9, n_groups=1, top_groups=1)}),
+            ("n_groups/logits", {"config": replace(config, n_groups=3)}),
             ("n_groups", {"config": replace(config, n_groups=0)}),
-            ("top_groups", {"config": replace(config, top_groups=5)}),
+            ("top_groups/n_groups", {"config": replace(config, top_groups=5)}),
             ("top_groups", {"config": replace(config, top_groups=0)}),
             ("top_groups/top_k", {"config": replace(config, top_k=5)}),
             ("scoring", {"config": replace(config, scoring="tanh")}),
@@ -228,7 +229,7 @@ def test_routers_that_cannot_work_are_refused(impl):
             ("capacity_rounding", {"config": replace(config, capacity_rounding="round")}),
             ("min_capacity", {"config": replace(config, min_capacity=-1)}),
             ("priority", {"config": replace(config, priority="weight")}),
-            ("renormalize_after_drop", {"config": unscaled}),
+            ("renormalize_after_drop/normalize", {"config": unscaled}),
         ],
     )
 
