@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grading.report import Report, RequirementResult, TestResult
+from grading.roots import roots
 from grading.terminal import printable
 
 
@@ -26,6 +27,7 @@ def to_json(report: Report) -> dict[str, Any]:
             for name, topic in report.topics.items()
         },
         "requirements": {id: _requirement(result) for id, result in report.requirements.items()},
+        "roots": {root.requirement.id: root.marks for root in roots(report)},
         "seconds": report.seconds,
     }
 
@@ -35,6 +37,7 @@ def _requirement(result: RequirementResult) -> dict[str, Any]:
         "status": result.status,
         "level": result.level,
         "needs": list(result.needs),
+        "waits_for": list(result.waits_for),
         "tests": {test.node: test.outcome for test in result.tests},
         "message": result.message,
         "diagnosis": list(result.diagnosis),

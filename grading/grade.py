@@ -13,6 +13,7 @@ import pytest
 from grading import requirements as specification
 from grading.boundary import loading
 from grading.boundary.failures import SubmissionError
+from grading.bugs import known_bugs
 from grading.candidates import Candidate, in_process, isolated
 from grading.clone import ROOT, UsageError, check_clone
 from grading.judging.items import SUITE
@@ -26,6 +27,7 @@ from grading.report import (
     TopicResult,
 )
 from grading.requirements import Requirement
+from grading.roots import waits_for
 from runtime.sandbox import Limits, Unavailable, best_tier, demand
 
 
@@ -89,7 +91,10 @@ def grade(
         finished=finished,
     )
     run_suite(judge)
-    found = {r.id: judged(r, results[r.id], attempted(path, r.topic)) for r in asked}
+    home = {bug.title: bug.requirement for topic in chosen for bug in known_bugs(topic)}
+    found = {r.id: judged(r, results[r.id], attempted(path, r.topic), home) for r in asked}
+    for id, roots in waits_for(found, home).items():
+        found[id].waits_for = roots
     return Report(
         implementation=str(path),
         framework=framework_of(path),
@@ -171,10 +176,19 @@ def failing_inputs(report: Mapping[str, Any], only: set[str] | None) -> dict[str
     return failing
 
 
-def judged(requirement: Requirement, tests: list[TestResult], attempted: bool) -> RequirementResult:
-    """Met if it has tests and all of them passed. A missing verdict is a failure."""
-    worst = next((test for test in tests if test.outcome == "failed"), None)
-    worst = worst or next((test for test in tests if test.outcome == "error"), None)
+def judged(
+    requirement: Requirement, tests: list[TestResult], attempted: bool, home: Mapping[str, str]
+) -> RequirementResult:
+    """Met if it has tests and all of them passed. A missing verdict is a failure.
+
+    home: the requirement of each known bug, by its title. A failure by a bug of this very one is told first.
+    """
+
+    def badness(test: TestResult) -> tuple[bool, bool]:
+        return test.outcome != "failed", requirement.id not in map(home.get, test.diagnosis)
+
+    failing = sorted((test for test in tests if test.outcome != "passed"), key=badness)
+    worst = failing[0] if failing else None
     status: Status
     if not attempted:
         status = "not attempted"
@@ -183,7 +197,7 @@ def judged(requirement: Requirement, tests: list[TestResult], attempted: bool) -
     else:
         status = "met" if tests else "error"
     message = worst.message if worst else ("" if tests else "no test came to a verdict")
-    titles = [title for test in tests for title in test.diagnosis]
+    titles = [title for test in failing for title in test.diagnosis]
     return RequirementResult(
         id=requirement.id,
         title=requirement.title,

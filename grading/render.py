@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from grading.report import Report, RequirementResult
+from grading.roots import Root, roots
 from grading.terminal import printable
 
 _IN_FULL = 3  # broken roots told with all that is known; more than that nobody reads at once
@@ -17,32 +17,10 @@ _BAR = 24
 _UNWRITTEN = re.compile(r"\W*not implemented: (\w+(?:\.\w+)+)")
 
 
-@dataclass(frozen=True)
-class Root:
-    """A broken requirement that waits for no other, and how many wait for it."""
-
-    requirement: RequirementResult
-    waiting: int
-
-    @property
-    def unwritten(self) -> str | None:
-        """`moe.route` where that is not implemented."""
-        match = _UNWRITTEN.match(self.requirement.message)
-        return match[1] if match else None
-
-
-def roots(report: Report) -> list[Root]:
-    """In the order of the specification."""
-    broken = {id: r for id, r in report.requirements.items() if r.status in ("broken", "error")}
-    firsts = [r for r in broken.values() if not broken.keys() & set(r.needs)]
-    return [Root(first, len(_reached(first.id, broken)) - 1) for first in firsts]
-
-
-def _reached(first: str, broken: Mapping[str, RequirementResult]) -> set[str]:
-    reached = {first}
-    while more := {id for id, r in broken.items() if reached & set(r.needs)} - reached:
-        reached |= more
-    return reached
+def _unwritten(result: RequirementResult) -> str | None:
+    """`moe.route` where that is not implemented."""
+    match = _UNWRITTEN.match(result.message)
+    return match[1] if match else None
 
 
 def _with_different_bugs(wrong: list[Root]) -> list[Root]:
@@ -62,8 +40,8 @@ def scorecard(
     """lacks: what the isolation does not protect against. hints: of known bugs, by title."""
     _heading(report, console, list(lacks))
     found = roots(report)
-    wrong = [root for root in found if not root.unwritten]
-    unwritten = [root for root in found if root.unwritten]
+    wrong = [root for root in found if not _unwritten(root.requirement)]
+    unwritten = [root for root in found if _unwritten(root.requirement)]
     if report.score == 0 and not wrong:
         _nothing_yet(report, console)
     else:
@@ -85,7 +63,7 @@ def one_requirement(result: RequirementResult, console: Console, hints: Mapping[
     if result.status == "met":
         console.print(f"{result.id} is met on these inputs.", style="bold green")
     else:
-        _in_full(Root(result, 0), console, hints)
+        _in_full(Root(result, (), 0.0), console, hints)
 
 
 def _heading(report: Report, console: Console, lacks: list[str]) -> None:
@@ -140,7 +118,8 @@ def _in_full(root: Root, console: Console, hints: Mapping[str, str]) -> None:
         if hints.get(title):
             _indented(f"Hint: {hints[title]}", console, "cyan")
     if root.waiting:
-        _indented(f"{root.waiting} more wait for this.", console, "dim")
+        others = "1 more waits" if len(root.waiting) == 1 else f"{len(root.waiting)} more wait"
+        _indented(f"{others} for this. Mended, it brings up to {root.marks:.1f} marks.", console, "dim")
 
 
 def _in_brief(rest: list[Root], told: list[Root], console: Console) -> None:
@@ -157,15 +136,15 @@ def _in_brief(rest: list[Root], told: list[Root], console: Console) -> None:
 
 def _next_function(root: Root, console: Console) -> None:
     result = root.requirement
-    console.print(Text.assemble("\nNext to write: ", (str(root.unwritten), "bold cyan")))
-    waiting = f" · {root.waiting} more wait for this" if root.waiting else ""
+    console.print(Text.assemble("\nNext to write: ", (str(_unwritten(result)), "bold cyan")))
+    waiting = f" · {len(root.waiting)} more wait for this" if root.waiting else ""
     _indented(f"{result.id} · {result.title}{waiting}", console, "dim")
 
 
 def _commands(report: Report, result: RequirementResult, console: Console, json_file: Path | None) -> None:
     path = printable(report.implementation)
     lines = [(f"week3 explain {result.id}", "what must hold; --hint, --spoil")]
-    if json_file and not Root(result, 0).unwritten:
+    if json_file and not _unwritten(result):
         lines.append((f"week3 replay {json_file} {result.id}", "its failing inputs again"))
     lines.append((f"pytest -k week3 --impl={path} --requirement {result.id}", "its tests in a debugger"))
     lines.append((f"week3 grade {path} --seed {report.seed}", "this run again"))

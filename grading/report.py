@@ -30,6 +30,7 @@ class RequirementResult:
     tests: list[TestResult]
     message: str = ""
     diagnosis: list[str] = field(default_factory=list)
+    waits_for: list[str] = field(default_factory=list)  # the roots: what else must be mended first
 
 
 @dataclass
