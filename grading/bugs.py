@@ -1,14 +1,31 @@
 """Known bugs: edits of the reference source, each one defect that people really make.
 
-`tests/known_bugs/<topic>.py` lists them. They prove that the tests catch something, and they put a name to
-what a submission does wrong. Checks of arguments need no list: `removed_checks` leaves out one after another.
+They prove that the tests catch something, and they put a name to what a submission does wrong. Checks of
+arguments need no list: `removed_checks` leaves out one after another. The others stand beside the tests,
+those of `tests/week3/<topic>/test_<part>.py` in `bugs_<part>.diff`:
+
+    @@ PA-03 @@
+
+    stops at the first padding row
+    Real rows may follow padding.
+    -        if slot < 0:
+    -            continue
+    +        if slot < 0:
+    +            break
+
+A requirement stands above the bugs that its tests catch. The first line of a bug completes the sentence
+"This is what happens when an implementation …", the second is the hint; then comes what occurs exactly once
+in the reference, and what it became. Where nothing came instead, whole lines went. `· in no answer` behind
+the first line says that no answer of a submission shows the bug, so that it cannot be named: only a
+callback of the test sees it, only memory shows it, or it lies within the allowance.
 """
 
 import ast
 import difflib
 import itertools
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from os.path import commonprefix
@@ -20,17 +37,18 @@ from grading.clone import ROOT
 
 @dataclass(frozen=True)
 class Bug:
-    """`old`, which occurs exactly once in the reference, became `new`; so did the pairs of `also`."""
-
     requirement: str  # the id that its tests must defend
     title: str  # completes the sentence "This is what happens when an implementation …"
-    old: str
-    new: str
-    hint: str = ""
-    also: tuple[tuple[str, str], ...] = ()
+    hint: str
+    changes: tuple[tuple[str, str], ...]  # (old, new); each old occurs exactly once in the reference
+    seen_in_answers: bool = True
+
+    @property
+    def key(self) -> str:
+        return f"{self.requirement} {self.title}"
 
     def apply(self, source: str) -> str:
-        for old, new in ((self.old, self.new), *self.also):
+        for old, new in self.changes:
             if source.count(old) != 1:
                 raise ValueError(
                     f"known bug {self.title!r}: {source.count(old)} matches of {old!r}, expected 1"
@@ -43,9 +61,14 @@ class Bug:
 class RemovedCheck:
     """The lines first … last of the reference, a check of arguments, are left out."""
 
-    title: str
+    function: str  # "PagedKVCache.append"
+    check: str
     first: int
     last: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.function} leaves out `{self.check}`"
 
     def apply(self, source: str) -> str:
         lines = source.splitlines()
@@ -59,19 +82,44 @@ def reference_source(topic: str) -> str:
 
 
 @cache
-def _catalogue(topic: str) -> ModuleType:
-    path = ROOT / "tests" / "known_bugs" / f"{topic}.py"
-    return _run(path.read_text(encoding="utf-8"), f"known_bugs_{topic}")
-
-
 def known_bugs(topic: str) -> tuple[Bug, ...]:
-    """The bugs of `tests/known_bugs/<topic>.py`, in the order of that file."""
-    return tuple(_catalogue(topic).BUGS)
+    """Those of `tests/week3/<topic>/bugs_*.diff`, one file after the other by name."""
+    parts = sorted((ROOT / "tests" / "week3" / topic).glob("bugs_*.diff"))
+    return tuple(bug for part in parts for bug in read_bugs(part.read_text(encoding="utf-8"), part.name))
 
 
+_BUG = re.compile(
+    r"(?P<title>[a-z].*?)(?P<hidden> · in no answer)?\n(?P<hint>[^-+\n].*)\n(?P<changes>-.*\n(?:[-+].*\n)*)"
+)
+
+
+def read_bugs(text: str, name: str) -> Iterator[Bug]:
+    """The bugs of a `bugs_<part>.diff`. `name`: of the file, for errors."""
+    requirement = ""
+    for paragraph in re.split(r"\n\n+", text.strip("\n")):
+        if heading := re.fullmatch(r"@@ ([A-Z]+-\d+) @@", paragraph):
+            requirement = heading[1]
+        elif requirement and (match := _BUG.fullmatch(f"{paragraph}\n")):
+            changes = tuple(_changes(match["changes"]))
+            yield Bug(requirement, match["title"], match["hint"], changes, not match["hidden"])
+        else:
+            raise ValueError(
+                f"{name}: expected @@ requirement @@, or below one a title, a hint and lines with - and +, "
+                f"got {paragraph!r}"
+            )
+
+
+def _changes(lines: str) -> Iterator[tuple[str, str]]:
+    for old, new in re.findall(r"((?:-.*\n)+)((?:\+.*\n)*)", lines):
+        before, after = (re.sub(r"^[-+]", "", part, flags=re.MULTILINE) for part in (old, new))
+        yield (before[:-1], after[:-1]) if after else (before, "")
+
+
+@cache
 def free_choices(topic: str) -> Callable[[], Any]:
     """Makes what sees past the choices of an implementation: see `diagnosis.FreeChoices`."""
-    maker: Callable[[], Any] = _catalogue(topic).FreeChoices
+    path = ROOT / "tests" / "week3" / topic / "free_choices.py"
+    maker: Callable[[], Any] = _run(path.read_text(encoding="utf-8"), f"choices_{topic}").FreeChoices
     return maker
 
 
@@ -79,15 +127,19 @@ def free_choices(topic: str) -> Callable[[], Any]:
 def removed_checks(topic: str) -> tuple[RemovedCheck, ...]:
     """One for each `expect(…)` statement and each `if …: raise …` of the reference."""
     source = reference_source(topic)
-    found = []
-    for function in (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef)):
-        for node in ast.walk(function):
-            if function.name != "expect" and isinstance(node, ast.stmt) and _is_check(node):
-                text = " ".join((ast.get_source_segment(source, node) or "").split())
-                found.append(
-                    RemovedCheck(f"{function.name}: leaves out `{text}`", node.lineno, node.end_lineno or 0)
-                )
-    return tuple(dict.fromkeys(found))
+    return tuple(_checks(ast.parse(source), source))
+
+
+def _checks(tree: ast.AST, source: str, inside: str = "") -> Iterator[RemovedCheck]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.stmt) and inside and _is_check(node):
+            text = " ".join((ast.get_source_segment(source, node) or "").split())
+            yield RemovedCheck(inside, text, node.lineno, node.end_lineno or 0)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if node.name != "expect":
+                yield from _checks(node, source, f"{inside}.{node.name}".lstrip("."))
+        else:
+            yield from _checks(node, source, inside)
 
 
 def _is_check(node: ast.stmt) -> bool:

@@ -29,7 +29,7 @@ Resolve = Callable[[Reference], Any]  # the callback of the test behind a refere
 class FreeChoices(Protocol):
     """What an implementation of the topic may choose, such as physical block ids, and how to see past it.
 
-    `tests/known_bugs/<topic>.py` may define a class of this name; one object follows one implementation.
+    `tests/week3/<topic>/free_choices.py` defines a class of this name; one object follows one implementation.
     """
 
     def arguments(self, call: RecordedCall) -> tuple[tuple[Any, ...], dict[str, Any]]:

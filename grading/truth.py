@@ -12,7 +12,7 @@ from grading.trees import leaves, mapped
 
 SHAKEN = 2
 HALF_A_UNIT = 2.0**-24
-FLOAT32_INSIDE = Bug("", "computes in float32", old="WORK = np.float64", new="WORK = np.float32")
+FLOAT32_INSIDE = Bug("", "computes in float32", "", (("WORK = np.float64", "WORK = np.float32"),))
 
 
 @dataclass(frozen=True)

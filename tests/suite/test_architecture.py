@@ -13,7 +13,6 @@ ARROWS = {
     "solution": {"spec", "runtime"},
     "grading": {"spec", "reference", "runtime"},
     "tests/week3": {"spec", "reference", "runtime", "grading", "tests.week3"},
-    "tests/known_bugs": {"grading", "spec"},
     "tests/alternatives": {"spec"},
 }
 OURS = ("spec", "runtime", "reference", "solution", "grading", "tests")

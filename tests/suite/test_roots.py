@@ -155,6 +155,7 @@ def test_a_wrong_kv_head_is_told_where_the_text_speaks_of_heads(kv_head):
 
 def test_without_a_name_what_attends_waits_for_attention():
     """Heads in reverse are no known bug. Then the first of what is needed is all that can be said."""
-    reverse = Bug("PA-09", "is not in the list", KV_HEAD.old, "kv = kv_heads - 1 - h // (heads // kv_heads)")
+    new = "kv = kv_heads - 1 - h // (heads // kv_heads)"
+    reverse = Bug("PA-09", "is not in the list", "", ((KV_HEAD.changes[0][0], new),))
     _, found = graded(reverse)
     assert found == {id: [] if id == "PA-05" else ["PA-05"] for id in HOW_FAR}
