@@ -83,7 +83,7 @@ def grade(
         [candidate],
         seed=seed,
         topics=chosen,
-        only=frozenset(only) if only else None,
+        only=frozenset(results),
         thorough=thorough,
         diagnosis=diagnosis,
         blobs=None if replay is None else failing_inputs(replay, only),
@@ -181,13 +181,15 @@ def judged(
 ) -> RequirementResult:
     """Met if it has tests and all of them passed. A missing verdict is a failure.
 
-    home: the requirement of each known bug, by its title. A failure by a bug of this very one is told first.
+    home: the requirement of each known bug, by its title. A failure by a bug of this very one is told first,
+    what is not implemented or was not run last.
     """
 
-    def badness(test: TestResult) -> tuple[bool, bool]:
-        return test.outcome != "failed", requirement.id not in map(home.get, test.diagnosis)
+    def told_last(test: TestResult) -> tuple[bool, ...]:
+        foreign = requirement.id not in map(home.get, test.diagnosis)
+        return test.outcome != "failed", bool(test.missing), foreign
 
-    failing = sorted((test for test in tests if test.outcome != "passed"), key=badness)
+    failing = sorted((test for test in tests if test.outcome != "passed"), key=told_last)
     worst = failing[0] if failing else None
     status: Status
     if not attempted:
@@ -227,6 +229,5 @@ def scored(topic: str, found: Mapping[str, RequirementResult], path: Path, judge
 
 def missing_names(requirements: list[RequirementResult]) -> list[str]:
     """`paged_attention.to_csr` for each function or class that a test found not implemented."""
-    mark = "not implemented: "
-    messages = [test.message for requirement in requirements for test in requirement.tests]
-    return list(dict.fromkeys(m.split(mark)[1].split()[0] for m in messages if mark in m))
+    missing = [test.missing for requirement in requirements for test in requirement.tests]
+    return [name for name in dict.fromkeys(missing) if name]

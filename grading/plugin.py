@@ -12,6 +12,7 @@ import pytest
 from grading.candidates import in_process
 from grading.clone import ROOT
 from grading.judging.judge import Judge
+from grading.requirements import handed_out
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
             [in_process(path.resolve()) for path in paths],
             seed=random.randrange(2**32) if options.seed is None else options.seed,
             topics=options.topic,
-            only=frozenset(options.requirement) if options.requirement else None,
+            only=frozenset(options.requirement) if options.requirement else handed_out(),
             thorough=options.thorough,
             diagnosis=not options.no_diagnosis,
         )

@@ -3,34 +3,55 @@
 import ast
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from grading.clone import ROOT, UsageError
+from grading.requirements import HANDOUT
 
-LEFT_OUT = (".ci/", ".github/", "docs/instructors.md", "solution/", "tests/suite/", "README.md")
+LEFT_OUT = (
+    ".ci/",
+    ".github/",
+    "docs/instructors.md",
+    "solution/",
+    "tests/alternatives/",
+    "tests/suite/",
+    "README.md",
+)
+
+LISTED = "# What this hand-out asks for. The other requirements are not graded here."
 
 README = """\
 # week3
 
 Build the parts of an LLM server that make it fast, against a specification that tells you what is wrong.
 
+Python 3.11 to 3.13, in an environment of its own:
+
+    python -m venv .venv && . .venv/bin/activate
     pip install -e . && week3 new && week3 grade code/week3
+
+On Linux without a GPU install PyTorch between the two lines, or pip fetches gigabytes for CUDA: pick "CPU" on
+PyTorch's Get-started page and run the line it shows, with `torch==2.13.0` in place of `torch`.
 
 The scorecard names the next function to write. For any requirement on it:
 
     week3 explain PA-01                                             what must hold; --hint helps
     pytest -k week3 --impl=code/week3 --requirement PA-01           its tests, with a debugger
 
-On Linux without a GPU, install PyTorch first, in the build its "Get started" page shows for CPU.
-`week3 doctor` says what else is missing.
+`week3 list` shows the way: first a version that works, then what serving needs. `week3 doctor` says what this
+machine lacks.
 
 Read `spec/`: `<topic>.md` explains and numbers what must hold, `<topic>.py` is the contract. `reference/` is
 the ground truth in plain NumPy: short, slow, and no answer to how it is done on MLX.
 """
 
 
-def write_release(folder: Path) -> int:
-    """Fills `folder`, which must be empty or new, and returns how many files it holds."""
+def write_release(folder: Path, only: Sequence[str] = ()) -> int:
+    """Fills `folder`, which must be empty or new, and returns how many files it holds.
+
+    only: the ids that learners are asked for; all of them if it is empty.
+    """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder}: not an empty folder. Name one that is, or that does not exist yet")
     files = [path for path in _tracked() if not path.startswith(LEFT_OUT) and not _needs_solution(path)]
@@ -39,7 +60,9 @@ def write_release(folder: Path) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, target)
     (folder / "README.md").write_text(README, encoding="utf-8")
-    return len(files) + 1
+    if only:
+        (folder / HANDOUT.relative_to(ROOT)).write_text("\n".join([LISTED, *only]) + "\n", encoding="utf-8")
+    return len(files) + 1 + bool(only)
 
 
 def _tracked() -> list[str]:

@@ -1,6 +1,5 @@
 """The scorecard: what an implementation reached, what to mend first, what to type next."""
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,13 +13,6 @@ from grading.terminal import printable
 _IN_FULL = 3  # broken roots told with all that is known; more than that nobody reads at once
 _IN_BRIEF = 8  # and these with a line each
 _BAR = 24
-_UNWRITTEN = re.compile(r"\W*not implemented: (\w+(?:\.\w+)+)")
-
-
-def _unwritten(result: RequirementResult) -> str | None:
-    """`moe.route` where that is not implemented."""
-    match = _UNWRITTEN.match(result.message)
-    return match[1] if match else None
 
 
 def _with_different_bugs(wrong: list[Root]) -> list[Root]:
@@ -40,14 +32,16 @@ def scorecard(
     """lacks: what the isolation does not protect against. hints: of known bugs, by title."""
     _heading(report, console, list(lacks))
     found = roots(report)
-    wrong = [root for root in found if not _unwritten(root.requirement)]
-    unwritten = [root for root in found if _unwritten(root.requirement)]
+    wrong = [root for root in found if not root.requirement.unwritten]
+    unwritten = [root for root in found if root.requirement.unwritten]
     if report.score == 0 and not wrong:
         _nothing_yet(report, console)
     else:
         _scores(report, console)
     if report.passed:
         console.print("\nEvery requirement is met.", style="bold green")
+    elif report.nothing_wrong and report.score:
+        console.print("\nEverything that is written so far is right.", style="bold green")
     told = _with_different_bugs(wrong)[:_IN_FULL]
     for root in told:
         _in_full(root, console, hints or {})
@@ -79,7 +73,11 @@ def _heading(report: Report, console: Console, lacks: list[str]) -> None:
 def _nothing_yet(report: Report, console: Console) -> None:
     """For a fresh starter, or a folder without any module: no row of zeros, but where to begin."""
     if any(topic.status != "not attempted" for topic in report.topics.values()):
-        console.print(f"\nNothing is implemented yet: {len(report.requirements)} requirements lie ahead.")
+        ahead = [r for r in report.requirements.values() if r.topic == next(iter(report.topics))]
+        core = sum(r.level == "core" for r in ahead)
+        console.print(
+            f"\nNothing is implemented yet. First come the {core} core requirements of {ahead[0].topic}."
+        )
     else:
         modules = ", ".join(f"{topic}.py" for topic in report.topics)
         console.print(f"\nNothing to grade: none of {modules} is there. A starter: week3 new DIR")
@@ -90,13 +88,21 @@ def _scores(report: Report, console: Console) -> None:
     width = max(map(len, [*report.topics, "all"]))
     for topic in report.topics.values():
         mine = [r for r in report.requirements.values() if r.topic == topic.name]
-        met = sum(r.status == "met" for r in mine)
-        note = topic.status if topic.status == "not attempted" else f"{met} of {len(mine)} requirements"
+        note = topic.status if topic.status == "not attempted" else _way(mine)
         console.print(_score(topic.name, width, topic.score, topic.max_score, note), soft_wrap=True)
         if topic.note:
             _indented(topic.note, console, "yellow")
     if len(report.topics) > 1:
         console.print(_score("all", width, report.score, report.max_score, ""), soft_wrap=True)
+
+
+def _way(results: list[RequirementResult]) -> str:
+    """How far along the way: first the core, which is a version that works, then the rest."""
+    core = [r.status == "met" for r in results if r.level == "core"]
+    rest = [r.status == "met" for r in results if r.level != "core"]
+    if all(core) and all(rest) or not core:
+        return f"{sum(core + rest)} of {len(results)} requirements"
+    return f"core {sum(core)} of {len(core)}" + (f", then {sum(rest)} of {len(rest)}" if rest else "")
 
 
 def _score(name: str, width: int, score: float, most: float, note: str) -> Text:
@@ -136,7 +142,8 @@ def _in_brief(rest: list[Root], told: list[Root], console: Console) -> None:
 
 def _next_function(root: Root, console: Console) -> None:
     result = root.requirement
-    console.print(Text.assemble("\nNext to write: ", (str(_unwritten(result)), "bold cyan")))
+    missing = next(test.missing for test in result.tests if test.missing)
+    console.print(Text.assemble("\nNext to write: ", (missing, "bold cyan")))
     waiting = f" · {len(root.waiting)} more wait for this" if root.waiting else ""
     _indented(f"{result.id} · {result.title}{waiting}", console, "dim")
 
@@ -144,15 +151,25 @@ def _next_function(root: Root, console: Console) -> None:
 def _commands(report: Report, result: RequirementResult, console: Console, json_file: Path | None) -> None:
     path = printable(report.implementation)
     lines = [(f"week3 explain {result.id}", "what must hold; --hint, --spoil")]
-    if json_file and not _unwritten(result):
+    if json_file and not result.unwritten:
         lines.append((f"week3 replay {json_file} {result.id}", "its failing inputs again"))
     lines.append((f"pytest -k week3 --impl={path} --requirement {result.id}", "its tests in a debugger"))
+    if topics := _in_work(report, result):
+        lines.append(
+            (f"week3 grade {path} --topic {' --topic '.join(topics)}", "what you are at, and quicker")
+        )
     lines.append((f"week3 grade {path} --seed {report.seed}", "this run again"))
     width = max(len(command) for command, _ in lines)
     console.print()
     for command, purpose in lines:
         line = Text.assemble((f"  {command:<{width}}", "bold"), (f"  {purpose}", "dim"))
         console.print(line, soft_wrap=True)
+
+
+def _in_work(report: Report, first: RequirementResult) -> list[str]:
+    """The topics that something is written of, or the first; none if that is all that was graded."""
+    written = {r.topic for r in report.requirements.values() if not r.unwritten} or {first.topic}
+    return [topic for topic in report.topics if topic in written] if len(written) < len(report.topics) else []
 
 
 def _indented(text: str, console: Console, style: str = "") -> None:

@@ -1,11 +1,13 @@
 """What grading one implementation found: plain data that the JSON file, the terminal and JUnit all show."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["met", "broken", "not attempted", "error"]
 Outcome = Literal["passed", "failed", "error"]
 LEVEL_WEIGHTS = {"core": 3, "edge": 2, "scale": 1}
+_NOT_IMPLEMENTED = re.compile(r"not implemented: (\w+(?:\.\w+)+)")
 
 
 @dataclass
@@ -17,6 +19,12 @@ class TestResult:
     message: str = ""  # one or a few sentences: first differing index, expected, actual, smallest input
     diagnosis: list[str] = field(default_factory=list)  # titles of the known bugs that explain the output
     blob: str = ""  # Hypothesis' encoding of the failing input, for `week3 replay`
+
+    @property
+    def missing(self) -> str:
+        """`moe.route` where it failed because that is not implemented."""
+        match = _NOT_IMPLEMENTED.match(self.message)
+        return match[1] if match and self.outcome != "passed" else ""
 
 
 @dataclass
@@ -31,6 +39,12 @@ class RequirementResult:
     message: str = ""
     diagnosis: list[str] = field(default_factory=list)
     waits_for: list[str] = field(default_factory=list)  # the roots: what else must be mended first
+
+    @property
+    def unwritten(self) -> bool:
+        """Nothing of it is wrong; there is only nothing, or not all of it."""
+        failing = [test for test in self.tests if test.outcome != "passed"]
+        return self.status == "not attempted" or bool(failing) and all(test.missing for test in failing)
 
 
 @dataclass
@@ -64,3 +78,8 @@ class Report:
     @property
     def passed(self) -> bool:
         return all(requirement.status == "met" for requirement in self.requirements.values())
+
+    @property
+    def nothing_wrong(self) -> bool:
+        """Everything that is written meets its requirements."""
+        return all(r.status == "met" or r.unwritten for r in self.requirements.values())

@@ -1,7 +1,8 @@
 """Reads the numbered requirements out of `spec/<topic>.md`.
 
 A requirement is a heading `### PA-07 · Title · level` with an optional ` · needs PA-05, PA-22`, and the text
-below it. A last line `Hint: …` is kept apart, so that it can be shown on demand.
+below it. A last line `Hint: …` is kept apart, so that it can be shown on demand. A hand-out may ask for some
+requirements only: `spec/handout.txt`, if it is there, lists their ids, and no command knows the others.
 """
 
 import re
@@ -11,6 +12,8 @@ from functools import cache
 from grading.clone import ROOT
 from spec.topics import TOPICS
 
+LEVELS = ("core", "edge", "scale")
+HANDOUT = ROOT / "spec" / "handout.txt"
 _HEADING = re.compile(
     r"^### (?P<id>[A-Z]+-\d+) · (?P<title>.+?) · (?P<level>core|edge|scale)(?: · needs (?P<needs>.+))?$"
 )
@@ -29,13 +32,28 @@ class Requirement:
 
 @cache
 def topics() -> tuple[str, ...]:
-    """The topics that exist: those with a `spec/<topic>.md`."""
-    return tuple(topic for topic in TOPICS if (ROOT / "spec" / f"{topic}.md").exists())
+    """The topics that exist: those with a `spec/<topic>.md` that asks for something."""
+    there = (topic for topic in TOPICS if (ROOT / "spec" / f"{topic}.md").exists())
+    return tuple(topic for topic in there if requirements(topic))
 
 
 @cache
 def requirements(topic: str) -> tuple[Requirement, ...]:
-    """The live requirements of a topic, in the order of the text."""
+    """The live requirements of a topic, in the order of the text; in a hand-out those it asks for."""
+    asked = handed_out()
+    return tuple(each for each in _specified(topic) if asked is None or each.id in asked)
+
+
+@cache
+def handed_out() -> frozenset[str] | None:
+    """The ids that this hand-out asks for; None where it asks for all."""
+    if not HANDOUT.exists():
+        return None
+    lines = HANDOUT.read_text(encoding="utf-8").splitlines()
+    return frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+
+
+def _specified(topic: str) -> tuple[Requirement, ...]:
     text = (ROOT / "spec" / f"{topic}.md").read_text(encoding="utf-8")
     found: list[Requirement] = []
     for section in re.split(r"^(?=#{1,3} )", text, flags=re.MULTILINE):

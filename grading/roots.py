@@ -50,8 +50,10 @@ def waits_for(results: Mapping[str, RequirementResult], home: Mapping[str, str])
         return found[id]
 
     def of_needs(id: str) -> list[str]:
-        needed = [other for other in _needed(id, results) if other in failed]
-        return list(dict.fromkeys(root for other in needed for root in roots_of(other) or [other]))
+        needed = [r for r in _needed(id, results) if r in failed]
+        if not failed[id].unwritten:  # what is wrong is not hidden behind what is not written
+            needed = [r for r in needed if not failed[r].unwritten]
+        return list(dict.fromkeys(root for r in needed for root in roots_of(r) or [r]))
 
     return {id: roots_of(id) for id in failed}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,13 +52,14 @@ class FakeGrader:
         self.calls = []
         self.fails = None
         self.outcome = "met"
+        self.message = "expected 1, got 2"
 
     def grade(self, path, *, listener, **how):
         self.calls.append((path, how))
         if self.fails:
             raise self.fails
         passed = self.outcome == "met"
-        test = Verdict("test_one", "passed" if passed else "failed", "expected 1, got 2", [], "AXic")
+        test = Verdict("test_one", "passed" if passed else "failed", self.message, [], "AXic")
         first = requirements("paged_attention")[0]
         result = RequirementResult(
             first.id, first.title, first.topic, first.level, [], self.outcome, [test], test.message
@@ -145,6 +147,14 @@ def test_1_when_something_is_not(week3, grader, submission):
     assert "expected 1, got 2" in ran.out
 
 
+def test_unwritten_is_allowed_on_request_and_wrong_is_not(week3, grader, submission):
+    grader.outcome = "broken"
+    assert week3("grade", submission, "--allow-unwritten").code == 1
+    grader.message = "not implemented: paged_attention.slot_mapping"
+    assert week3("grade", submission).code == 1
+    assert week3("grade", submission, "--allow-unwritten").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -165,6 +175,7 @@ def test_1_when_something_is_not(week3, grader, submission):
         (["replay", "submission/moe.py", "PA-01"], "is no report of week3 grade --json"),
         (["new", "submission/moe.py"], "cannot be written"),
         (["release", "submission"], "not an empty folder"),
+        (["release", "elsewhere", "--only", "mo"], "no requirement MO."),
     ],
 )
 def test_2_and_a_sentence_before_any_work(week3, grader, submission, monkeypatch, arguments, sentence):
@@ -304,6 +315,16 @@ def test_list_shows_every_requirement(week3):
     assert all(f"  {id}  " in shown for id in by_id())
 
 
+def test_list_shows_the_way_core_first(week3):
+    shown = week3("list", "paged_attention").out
+    places = [
+        shown.index(f"  {each.id}  ") for each in requirements("paged_attention") if each.level == "core"
+    ]
+    assert places == sorted(places)
+    assert shown.index("a version that works") < places[0]
+    assert places[-1] < shown.index("what serving needs") < shown.index("  PA-03  ")
+
+
 def test_list_as_json(week3):
     data = json.loads(week3("list", "--json").out)
     assert list(data) == list(topics())
@@ -385,8 +406,8 @@ def test_bench_shows_every_contender_and_judges_the_bars(week3, monkeypatch, tmp
 
 
 @pytest.fixture(scope="module")
-def handout(tmp_path_factory):
-    """Released from a copy of the working tree in which everything is tracked."""
+def clone(tmp_path_factory):
+    """A copy of the working tree in which everything is tracked."""
     clone = tmp_path_factory.mktemp("clone") / "week3"
     unwanted = shutil.ignore_patterns(
         ".git", "__pycache__", ".*_cache", "*.egg-info", "code", "build", ".venv"
@@ -396,6 +417,11 @@ def handout(tmp_path_factory):
     subprocess.run(["git", "init", "-q", clone], check=True)
     subprocess.run(["git", "-C", clone, "add", "."], check=True)
     subprocess.run(["git", "-C", clone, "rm", "-q", "--cached", "docs/untracked.md"], check=True)
+    return clone
+
+
+@pytest.fixture(scope="module")
+def handout(clone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("handout")
     done = subprocess_week3("release", folder, root=clone)
     assert done.returncode == 0, done.stderr.decode()
@@ -405,6 +431,7 @@ def handout(tmp_path_factory):
 def test_the_handout_has_no_solution_and_nothing_that_imports_it(handout):
     assert not (handout / "solution").exists()
     assert not (handout / "tests" / "suite").exists()
+    assert not (handout / "tests" / "alternatives").exists()
     for path in handout.rglob("*.py"):
         source = path.read_text()
         assert "import solution" not in source, path
@@ -431,3 +458,61 @@ def test_the_handout_has_no_benchmarks_and_says_so(handout):
 
 def test_the_handout_names_no_command_that_needs_the_solution(handout):
     assert "week3 grade solution" not in (handout / "README.md").read_text()
+
+
+def test_the_handout_names_the_pytorch_that_is_installed(handout):
+    [pinned] = re.findall(r'"(torch==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert f"`{pinned}`" in (handout / "README.md").read_text()
+    assert f"`{pinned}`" in (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def part(clone, tmp_path_factory):
+    """A hand-out that asks for the core of paged attention, and for one requirement of another topic."""
+    folder = tmp_path_factory.mktemp("part")
+    asked = [f"--only={what}" for what in ("paged_attention", "core", "moe-14")]
+    assert subprocess_week3("release", folder, *asked, root=clone).returncode == 0
+    return folder
+
+
+def test_a_handout_may_ask_for_a_part(part):
+    core = [each.id for each in requirements("paged_attention") if each.level == "core"]
+    listed = json.loads(subprocess_week3("list", "--json", root=part).stdout)
+    assert {topic: [each["id"] for each in found] for topic, found in listed.items()} == {
+        "paged_attention": core,
+        "moe": ["MOE-14"],
+    }
+    assert b"no requirement PA-03" in subprocess_week3("explain", "PA-03", root=part).stderr
+
+
+def test_grade_and_pytest_ask_for_that_part_alone(part):
+    assert subprocess_week3("new", "code/week3", root=part).returncode == 0
+    assert sorted(path.name for path in (part / "code" / "week3").glob("*.py")) == [
+        "moe.py",
+        "paged_attention.py",
+    ]
+    report = part / "report.json"
+    graded = subprocess_week3(
+        "grade", "code/week3", "--topic=moe", "--in-process", "--json", report, root=part
+    )
+    assert graded.returncode == 1, graded.stderr.decode()
+    assert list(json.loads(report.read_text())["requirements"]) == ["MOE-14"]
+    collected = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "--collect-only",
+            "-k",
+            "week3",
+            "--topic=moe",
+            "--impl=code/week3",
+        ],
+        cwd=part,
+        env={**os.environ, "PYTHONPATH": str(part)},
+        capture_output=True,
+        text=True,
+    )
+    assert "test_routers_that_cannot_work" in collected.stdout
+    assert "test_layer" not in collected.stdout

@@ -3,6 +3,7 @@
 import io
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,7 @@ from grading.render import scorecard
 from grading.report import Report, RequirementResult, TopicResult
 from grading.report import TestResult as Verdict
 from grading.roots import waits_for
-from grading.terminal import ProgressLines, printable, write_any_text
+from grading.terminal import ProgressBar, ProgressLines, printable, write_any_text
 
 UNWRITTEN = "not implemented: paged_attention.slot_mapping"
 
@@ -118,7 +119,7 @@ def test_a_function_that_is_not_written_is_the_next_step_and_not_a_bug():
 
 def test_a_starter_sees_one_friendly_step():
     text = card(report_of(*(broken(f"PA-{n:02}", message=UNWRITTEN) for n in range(1, 61)), score=0.0))
-    assert "Nothing is implemented yet: 60 requirements lie ahead." in text
+    assert "Nothing is implemented yet. First come the 60 core requirements of paged_attention." in text
     assert "Next to write: paged_attention.slot_mapping" in text
     assert "week3 explain PA-01" in text
     assert len(text.splitlines()) < 16
@@ -135,6 +136,27 @@ def test_a_green_card_is_short():
     assert "█" * 24 + "  100.0  2 of 2 requirements" in text
     assert text.endswith("Every requirement is met.\n")
     assert len(text.splitlines()) <= 7
+
+
+def test_the_way_is_core_first():
+    edge = broken("PA-03", level="edge")
+    assert "core 1 of 2, then 0 of 1\n" in card(report_of(met("PA-01"), broken("PA-02"), edge))
+    assert "core 1 of 2\n" in card(report_of(met("PA-01"), broken("PA-02")))
+
+
+def test_what_is_written_and_right_is_praised_while_more_is_to_write():
+    text = card(report_of(met("PA-01"), broken("PA-02", message=UNWRITTEN)))
+    assert "Everything that is written so far is right." in text
+    assert "Everything" not in card(report_of(met("PA-01"), broken("PA-02")))
+
+
+def test_the_topic_that_something_is_written_of_is_suggested():
+    topics = {name: TopicResult(name, "incomplete", 10.0) for name in ("paged_attention", "moe")}
+    of_moe = replace(broken("MOE-01", message=UNWRITTEN.replace("paged_attention", "moe")), topic="moe")
+    suggestion = "week3 grade code/week3 --topic paged_attention "
+    assert suggestion in card(report_of(broken("PA-01"), of_moe, topics=topics))
+    assert "--topic" not in card(report_of(broken("PA-01"), replace(of_moe, tests=[]), topics=topics))
+    assert "--topic" not in card(report_of(broken("PA-01")))
 
 
 def test_only_a_full_score_fills_the_bar():
@@ -273,3 +295,13 @@ def test_the_log_of_a_ci_run_has_a_line_per_topic():
     for id in ("PA-01", "PA-01", "MOE-01"):
         lines.finished(Verdict("test", "passed"), id)
     assert out.getvalue() == "solution: 3 tests\nsolution: paged_attention\nsolution: moe\n"
+
+
+def test_the_bar_counts_what_is_wrong_and_not_what_is_unwritten():
+    out = io.StringIO()
+    with ProgressBar(Console(file=out, force_terminal=True, width=100), "code/week3") as bar:
+        bar.started(2)
+        bar.finished(Verdict("test", "failed", UNWRITTEN), "PA-01")
+        bar.finished(Verdict("test", "failed", "wrong"), "PA-01")
+    assert "1 failed" in out.getvalue()
+    assert "2 failed" not in out.getvalue()
