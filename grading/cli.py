@@ -207,7 +207,10 @@ def explain(
     else:
         print(requirement.body)
     if hint:
-        console.print(Text(f"\nHint: {requirement.hint or 'there is none for this one.'}", "cyan"))
+        none = "There is no hint for this one; its known bugs have some: --spoil"
+        console.print(Text(f"\nHint: {requirement.hint}" if requirement.hint else f"\n{none}", "cyan"))
+    elif requirement.hint:
+        console.print(Text("\nHow to go about it: --hint", "dim"))
     if spoil:
         _show_known_bugs(requirement, console)
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from grading.report import Report, RequirementResult
+from grading.requirements import by_id
 from grading.roots import Root, roots
 from grading.terminal import printable
 
@@ -150,7 +151,9 @@ def _next_function(root: Root, console: Console) -> None:
 
 def _commands(report: Report, result: RequirementResult, console: Console, json_file: Path | None) -> None:
     path = printable(report.implementation)
-    lines = [(f"week3 explain {result.id}", "what must hold; --hint, --spoil")]
+    specified = by_id().get(result.id)
+    more = "--hint, --spoil" if specified and specified.hint else "--spoil"
+    lines = [(f"week3 explain {result.id}", f"what must hold; {more}")]
     if json_file and not result.unwritten:
         lines.append((f"week3 replay {json_file} {result.id}", "its failing inputs again"))
     lines.append((f"pytest -k week3 --impl={path} --requirement {result.id}", "its tests in a debugger"))

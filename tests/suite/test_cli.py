@@ -342,6 +342,13 @@ def test_explain_shows_the_text_and_keeps_the_hint_until_asked(week3):
     assert each.hint in " ".join(week3("explain", each.id, "--hint").out.split())
 
 
+def test_explain_offers_a_hint_where_there_is_one(week3):
+    without = next(each.id for each in by_id().values() if not each.hint)
+    assert "--hint" in week3("explain", "PA-01").out
+    assert "--hint" not in week3("explain", without).out
+    assert "There is no hint for this one" in week3("explain", without, "--hint").out
+
+
 def test_explain_spoils_when_asked(week3):
     bug = known_bugs("paged_attention")[0]
     assert bug.title not in week3("explain", bug.requirement).out

@@ -12,6 +12,7 @@ from grading.files import to_json, to_junit, write_whole
 from grading.render import scorecard
 from grading.report import Report, RequirementResult, TopicResult
 from grading.report import TestResult as Verdict
+from grading.requirements import by_id
 from grading.roots import waits_for
 from grading.terminal import ProgressBar, ProgressLines, printable, write_any_text
 
@@ -148,6 +149,12 @@ def test_what_is_written_and_right_is_praised_while_more_is_to_write():
     text = card(report_of(met("PA-01"), broken("PA-02", message=UNWRITTEN)))
     assert "Everything that is written so far is right." in text
     assert "Everything" not in card(report_of(met("PA-01"), broken("PA-02")))
+
+
+def test_a_hint_is_offered_where_there_is_one():
+    without = next(each.id for each in by_id().values() if not each.hint)
+    assert "--hint, --spoil" in card(report_of(broken("PA-01")))
+    assert "what must hold; --spoil" in card(report_of(broken(without)))
 
 
 def test_the_topic_that_something_is_written_of_is_suggested():

@@ -37,3 +37,10 @@ def test_a_requirement_is_written_for_a_person(requirement):
         assert any(paragraph.startswith(part) for paragraph in explanation), f"it has no {part}"
     example = next(paragraph for paragraph in explanation if paragraph.startswith("Example:"))
     assert re.search(r"\d", example), "the example has numbers"
+
+
+@pytest.mark.parametrize("requirement", by_id().values(), ids=by_id())
+def test_a_core_requirement_has_a_hint_that_is_a_sentence(requirement):
+    assert requirement.hint or requirement.level != "core"
+    assert re.fullmatch(r"(\S.{20,240}\.)?", requirement.hint)
+    assert "Hint:" not in requirement.body, "only its last line is a hint"
