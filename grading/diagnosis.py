@@ -7,6 +7,7 @@ named if it explains every answer that the submission gave and one of them is wr
 import itertools
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ import numpy as np
 
 from grading.boundary.failures import BoundaryFailure
 from grading.boundary.trace import RecordedCall, Reference
-from grading.bugs import Bug, edited_functions, free_choices, known_bugs, reference
+from grading.bugs import Bug, edited_functions, free_choices, reference
+from grading.ranks import of_one_group, says_nothing
 from grading.tolerance import allowance
 from grading.trees import leaves, mapped
 from grading.truth import FLOAT32_INSIDE, is_float_array, raised
@@ -38,14 +40,15 @@ class FreeChoices(Protocol):
     def answer(self, call: RecordedCall, answer: Any) -> Any:
         """The answer in a form that is the same for every right implementation."""
 
+    def ended(self, call: RecordedCall, error: Exception | None) -> None:
+        """The call has been made again, and raised this: no other one needs to wait for it."""
+
 
 def diagnose(
-    topic: str, trace: Sequence[RecordedCall], resolve: Resolve, suspects: Sequence[Bug] | None = None
+    topic: str, trace: Sequence[RecordedCall], resolve: Resolve, suspects: Sequence[Bug], seconds: float
 ) -> list[Bug]:
-    """The known bugs that explain this trace, in the order of their list.
-
-    suspects: those that are tried; None for all of the topic.
-    """
+    """The suspects that explain this trace, in their order: of those that could be tried in this time."""
+    begun = time.monotonic()
     if any(isinstance(call.error, BoundaryFailure) for call in trace):
         return []  # a crash, a time-out or a missing function is its own name
     if any(isinstance(call.error, AssertionError) for call in trace):
@@ -81,7 +84,8 @@ def diagnose(
         found = answers(reference(topic, bug), trace[:end], resolve, choices())
         return all(map(same, submitted[:end], found, allowed))
 
-    return [bug for bug in (known_bugs(topic) if suspects is None else suspects) if explains(bug)]
+    in_time = itertools.takewhile(lambda _: time.monotonic() - begun < seconds, suspects)
+    return [bug for bug in in_time if explains(bug)]
 
 
 @contextmanager
@@ -114,9 +118,12 @@ def answers(
         try:
             with np.errstate(all="ignore"):
                 target = getattr(objects[call.object_id], method) if method else getattr(module, owner)
-                return target(*args, **options)
+                answer = target(*args, **options)
         except Exception as error:  # whatever a defect leads to is what it shows
+            choices.ended(call, error)
             return error
+        choices.ended(call, None)
+        return answer
 
     found = []
     for calls in at_once(trace):
@@ -135,10 +142,11 @@ def answers(
 
 
 def at_once(trace: Sequence[RecordedCall]) -> Iterator[list[RecordedCall]]:
-    """The calls in order; those that ran at the same time, perhaps waiting for each other, together."""
+    """The calls in order; those that ran at the same time, or wait for each other, together."""
     together: list[RecordedCall] = []
     for call in trace:
-        if together and call.begun >= max(other.ended for other in together):
+        alone = together and call.begun >= max(other.ended for other in together)
+        if alone and not of_one_group(together, call):
             yield together
             together = []
         together.append(call)
@@ -178,10 +186,12 @@ def leaf_tolerance(truth: Any, plain: Any, shaken: Any) -> float:
 def same(a: Any, b: Any, allowed: Sequence[float]) -> bool:
     """Whether two answers are the same up to the allowances of their leaves.
 
-    Two errors are if their classes are. Integers in a dataclass must have the same dtype.
+    Two errors are if their classes are; a rank that another one stopped may have been about to say anything.
+    Integers in a dataclass must have the same dtype.
     """
     if isinstance(a, Exception) or isinstance(b, Exception):
-        return type(a) is type(b)
+        stopped = any(isinstance(each, Exception) and says_nothing(each) for each in (a, b))
+        return stopped or type(a) is type(b)
     if skeleton(a) != skeleton(b):
         return False
     dtypes = is_dataclass(a)

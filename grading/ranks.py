@@ -1,5 +1,6 @@
 """Several ranks in one process: a thread each, and a collective that notices who does not take part."""
 
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -11,30 +12,45 @@ import numpy as np
 
 from grading.boundary.trace import RecordedCall
 from spec.collective import Collective
+from spec.errors import CallbackError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST = 6
 THREADS = ThreadPoolExecutor(MOST)  # kept: MLX keeps a thread of its own for each that ever computed
 PATIENCE = 10.0  # seconds that a rank waits for the others, whose work takes milliseconds
+DEADLOCK = 2.0  # seconds when all of them wait: a thread of one of them may still be about to send
+
+
+class AnotherRankFailed(ConnectionError):
+    """What ends a rank that waits for one that failed."""
+
+
+def says_nothing(error: Exception) -> bool:
+    """Whether this is the end of a rank whose own work was stopped: when that happens is chance."""
+    passed_on = isinstance(error, CallbackError) and error.args[:1] == (AnotherRankFailed.__name__,)
+    return passed_on or isinstance(error, AnotherRankFailed)
 
 
 class Ranks:
     """`run` calls a function once a rank, all at the same time.
 
+    A rank learns at once that it waits for one that has left.
+
     sent: bytes from one rank to another, {(source, destination): bytes}.
     gathered: bytes that each rank contributed to `all_gather`, {rank: bytes}.
     """
 
-    def __init__(self, size: int, patience: float = PATIENCE) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
-        self.patience = patience
         self.sent: defaultdict[tuple[int, int], int] = defaultdict(int)
         self.gathered: defaultdict[int, int] = defaultdict(int)
         self._changed = Condition()
         # n -> {rank: what it passed to its n-th all_gather}
         self._rounds: defaultdict[int, dict[int, Array]] = defaultdict(dict)
         self._joined: set[int] = set()
+        self._left: set[int] = set()
+        self._waiting: set[int] = set()
         self._calls = [0] * size
         # (source, destination) -> arrays
         self._messages: defaultdict[tuple[int, int], deque[Array]] = defaultdict(deque)
@@ -59,14 +75,21 @@ class Ranks:
             raise self._broken
         return [future.result() for future in futures]
 
+    def leave(self, rank: int, error: BaseException | None = None) -> None:
+        """The rank has ended, with an error perhaps: nobody needs to wait for it."""
+        with self._changed:
+            self._left.add(rank)
+            self._broken = self._broken or error
+            self._changed.notify_all()
+
     def _run(self, function: Callable[[int, Collective], Any], end: Collective) -> Any:
         try:
-            return function(end.rank, end)
+            result = function(end.rank, end)
         except BaseException as error:
-            with self._changed:
-                self._broken = self._broken or error
-                self._changed.notify_all()
+            self.leave(end.rank, error)
             raise
+        self.leave(end.rank)
+        return result
 
     def _all_gather(self, rank: int, array: Array) -> Array:
         with self._changed:
@@ -76,7 +99,7 @@ class Ranks:
             self._calls[rank] += 1
             round_[rank] = array
             self._changed.notify_all()
-            self._wait(lambda: len(round_) == self.size, "all ranks to call all_gather")
+            self._wait(rank, lambda: set(range(self.size)) - set(round_), "all ranks to call all_gather")
             kinds = {(each.shape, each.dtype.name) for each in round_.values()}
             assert len(kinds) == 1, f"all_gather: expected one shape and dtype, got {sorted(kinds)}"
             return np.stack([round_[r] for r in range(self.size)])
@@ -92,24 +115,50 @@ class Ranks:
     def _recv(self, rank: int, shape: tuple[int, ...], dtype: str, source: int) -> Array:
         with self._changed:
             waiting = self._messages[source, rank]
-            self._wait(lambda: len(waiting) > 0, f"a message from rank {source} to rank {rank}")
+            self._wait(rank, lambda: set() if waiting else {source}, f"a message from rank {source}")
             array = waiting.popleft()
         expected, got = (tuple(shape), dtype), (array.shape, array.dtype.name)
         assert got == expected, f"recv on rank {rank} from {source}: expected {expected}, got {got}"
         return array
 
-    def _wait(self, ready: Callable[[], object], what: str) -> None:
-        patience = self.patience if len(self._joined) == self.size else 0
-        arrived = self._changed.wait_for(lambda: ready() or self._broken is not None, patience)
+    def _wait(self, rank: int, missing: Callable[[], set[int]], what: str) -> None:
+        """Until no rank is missing any more."""
+        self._waiting.add(rank)
+        self._changed.notify_all()
+        deadline = time.monotonic() + PATIENCE
+        while missing() and self._broken is None and missing() <= self._joined - self._left:
+            stuck = self._joined - self._left <= self._waiting
+            moment = min(deadline - time.monotonic(), DEADLOCK if stuck else PATIENCE)
+            if moment <= 0 or (not self._changed.wait(moment) and stuck):
+                break
+        self._waiting.discard(rank)
         if self._broken is not None:
-            raise ConnectionError("another rank has failed")
-        assert arrived, f"waited {patience:g} s for {what}: a rank does not take part"
+            raise AnotherRankFailed("another rank has failed")
+        assert not missing(), f"rank {rank} waited for {what}: rank {min(missing())} does not take part"
+
+
+def collective_of(call: RecordedCall) -> Collective | None:
+    """What the call was given to talk to other ranks."""
+    found = call.kwargs.get("collective")
+    return found if isinstance(found, Collective) else None
+
+
+def of_one_group(calls: list[RecordedCall], call: RecordedCall) -> bool:
+    """Whether `call` may be one more rank of the group that these belong to."""
+    ends, end = [collective_of(each) for each in calls], collective_of(call)
+    sizes = {each.size for each in ends if each is not None}
+    return (
+        end is not None
+        and None not in ends
+        and sizes == {end.size}
+        and end.rank not in {each.rank for each in ends if each is not None}
+    )
 
 
 class FreshGroups:
     """For a replay: calls that took part in one group find each other in a new one.
 
-    The recorded group is spent: its messages were taken. Replayed ranks that cannot go on give up sooner.
+    The recorded group is spent: its messages were taken.
     """
 
     def __init__(self) -> None:
@@ -117,10 +166,15 @@ class FreshGroups:
         self._taken: set[int] = set()
 
     def arguments(self, call: RecordedCall) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        ends = call.kwargs.get("collective")
-        if not isinstance(ends, Collective):
+        ends = collective_of(call)
+        if ends is None:
             return call.args, call.kwargs
         if self._ranks is None or self._ranks.size != ends.size or ends.rank in self._taken:
-            self._ranks, self._taken = Ranks(ends.size, patience=1.0), set()
+            self._ranks, self._taken = Ranks(ends.size), set()
         self._taken.add(ends.rank)
         return call.args, {**call.kwargs, "collective": self._ranks.collective(ends.rank)}
+
+    def ended(self, call: RecordedCall, error: Exception | None) -> None:
+        ends = collective_of(call)
+        if ends is not None and self._ranks is not None:
+            self._ranks.leave(ends.rank, error)

@@ -1,6 +1,6 @@
 """The judge: which tests run against which candidates, with which seed, and what each found."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +10,7 @@ from hypothesis.reporting import with_reporter
 from grading import memory
 from grading.boundary.failures import BoundaryFailure, SubmissionError
 from grading.boundary.session import Described, Session
+from grading.bugs import Bug, known_bugs
 from grading.candidates import Candidate
 from grading.diagnosis import diagnose
 from grading.judging import inputs
@@ -19,6 +20,7 @@ from grading.judging.trial import FATAL, GivenUp, NoSmallerInput, Trial, recorde
 from grading.report import Outcome, TestResult
 
 SHRINK_SECONDS = 2.0  # for the first failure of a requirement; its other tests show what they found
+NAMING_SECONDS = 5.0  # for each failing test: a name is a help, and no verdict
 REPORTED = pytest.StashKey[TestResult]()
 SPARED = pytest.StashKey[bool]()  # not run, since its candidate has failed already
 
@@ -42,6 +44,7 @@ class Judge:
         diagnosis: bool = True,
         shrink: bool = True,
         first_failure: bool = False,
+        naming_seconds: float = NAMING_SECONDS,
         blobs: dict[str, str] | None = None,
         started: Callable[[int], None] = lambda total: None,
         finished: Callable[[TestResult, str, str], None] = lambda result, requirement, candidate: None,
@@ -52,12 +55,14 @@ class Judge:
         self.only = only
         self.diagnosis = diagnosis
         self.first_failure = first_failure
+        self.naming_seconds = naming_seconds
         self.blobs = blobs or {}
         self.started = started
         self.finished = finished
         self.trials: dict[tuple[str, str], Trial] = {}
         self.broken: set[tuple[str, str]] = set()  # (candidate, requirement) with a failure shown
         self.failed: set[str] = set()  # candidates
+        self.collected: dict[str, str] = {}  # node: requirement
         self.collection_errors: list[str] = []
         self.interrupted = False
         inputs.set_up(seed, thorough=thorough, shrink=shrink)
@@ -96,7 +101,9 @@ class Judge:
             wanted = set(chosen)
             config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
             items[:] = chosen
-        self.started(sum(requirement_of(item) is not None for item in items))
+        asked = [(item, requirement) for item in items if (requirement := requirement_of(item))]
+        self.collected = {node_of(item): requirement for item, requirement in asked}
+        self.started(len(asked))
 
     def _is_wanted(self, item: pytest.Item) -> bool:
         requirement, topic = requirement_of(item), topic_of(item)
@@ -127,7 +134,7 @@ class Judge:
         if requirement is None:
             return (yield)
         name = str(pyfuncitem.callspec.params["impl"])
-        if self.first_failure and name in self.failed:
+        if self.first_failure and self.candidates[name].name in self.failed:
             pyfuncitem.stash[SPARED] = True
             pyfuncitem.obj = lambda **_: None
             return (yield)
@@ -163,15 +170,22 @@ class Judge:
         result.message = message_of(failure, notes)
         result.blob = blob_of(notes)
         self.broken.add((candidate, requirement))
-        self.failed.add(candidate)
         if self.diagnosis and not isinstance(failure, BoundaryFailure):
             session = trial.session
-            bugs = diagnose(trial.topic, session.trace(), session.callback_of, trial.candidate.suspects)
+            suspects = self.suspects(trial, requirement)
+            bugs = diagnose(trial.topic, session.trace(), session.callback_of, suspects, self.naming_seconds)
             result.diagnosis = [bug.title for bug in bugs]
             for bug in bugs:
                 failure.add_note(
                     f"This is what happens when an implementation {bug.title}. {bug.hint}".rstrip()
                 )
+        self.failed.add(trial.candidate.name)
+
+    def suspects(self, trial: Trial, requirement: str) -> Sequence[Bug]:
+        """The known bugs to try, those of the requirement first."""
+        if trial.candidate.suspects is not None:
+            return trial.candidate.suspects
+        return sorted(known_bugs(trial.topic), key=lambda bug: bug.requirement != requirement)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
