@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from grading import bugs
@@ -33,11 +33,15 @@ class Candidate:
 
 
 def in_process(folder: Path) -> Candidate:
-    return Candidate(folder.name, lambda topic: InProcess.from_folder(folder, topic))
+    return Candidate(folder.name, partial(InProcess.from_folder, folder))
 
 
 def isolated(folder: Path, tier: Tier, limits: Limits) -> Candidate:
-    return Candidate(folder.name, lambda topic: Isolated(folder, topic, tier, limits), isolated=True)
+    return Candidate(folder.name, partial(_isolated, folder, tier, limits), isolated=True)
+
+
+def _isolated(folder: Path, tier: Tier, limits: Limits, topic: str) -> Session:
+    return Isolated(folder, topic, tier, limits)
 
 
 def edited_reference(

@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from grading.report import (
 )
 from grading.requirements import Requirement
 from grading.roots import waits_for
+from grading.side_by_side import TopicFailed, judge_all
 from runtime.sandbox import Limits, Unavailable, best_tier, demand
 
 
@@ -73,24 +75,32 @@ def grade(
         if not only or requirement.id in only
     ]
     results: dict[str, list[TestResult]] = {requirement.id: [] for requirement in asked}
+    total = 0
 
-    def finished(result: TestResult, requirement: str, _: str) -> None:
-        results[requirement].append(result)
-        listener.finished(result, requirement)
+    def told(said: Said) -> None:
+        nonlocal total
+        if isinstance(said, int):
+            total += said
+            listener.started(total)
+        else:
+            requirement, result = said
+            results[requirement].append(result)
+            listener.finished(result, requirement)
 
     candidate, tier = candidate_for(path.resolve(), isolation, limits or Limits())
-    judge = Judge(
-        [candidate],
+    judge_topic = partial(
+        _judge_topic,
+        candidate,
         seed=seed,
-        topics=chosen,
         only=frozenset(results),
         thorough=thorough,
         diagnosis=diagnosis,
         blobs=None if replay is None else failing_inputs(replay, only),
-        started=listener.started,
-        finished=finished,
     )
-    run_suite(judge)
+    try:
+        notes = judge_all(sorted(chosen, key=_size, reverse=True), judge_topic, told)
+    except TopicFailed as error:
+        raise GraderError(str(error)) from error
     home = {bug.title: bug.requirement for topic in chosen for bug in known_bugs(topic)}
     found = {r.id: judged(r, results[r.id], attempted(path, r.topic), home) for r in asked}
     for id, roots in waits_for(found, home).items():
@@ -101,10 +111,31 @@ def grade(
         suite_version=version("week3"),
         seed=seed,
         isolation=tier,
-        topics={topic: scored(topic, found, path, judge) for topic in chosen},
+        topics={topic: scored(topic, found, path, notes[topic]) for topic in chosen},
         requirements=found,
         seconds=time.monotonic() - begun,
     )
+
+
+Said = int | tuple[str, TestResult]  # how many tests there are, or what one of a requirement found
+
+
+def _judge_topic(candidate: Candidate, topic: str, told: Callable[[Said], None], **how: Any) -> str:
+    """Runs the tests of a topic, and says why they ended early, if they did."""
+    judge = Judge(
+        [candidate],
+        topics=[topic],
+        started=told,
+        finished=lambda result, requirement, _: told((requirement, result)),
+        **how,
+    )
+    run_suite(judge)
+    return next((trial.given_up for trial in judge.trials.values()), "")
+
+
+def _size(topic: str) -> int:
+    """The largest topic is begun first, so that none is left alone at the end."""
+    return len(specification.requirements(topic))
 
 
 def candidate_for(path: Path, isolation: str | None, limits: Limits) -> tuple[Candidate, str]:
@@ -129,7 +160,7 @@ def attempted(path: Path, topic: str) -> bool:
     return loading.module_file(path, topic) is not None
 
 
-def run_suite(judge: Judge) -> None:
+def run_suite(judge: Judge, *, collect_only: bool = False) -> None:
     """Runs tests/week3 with this judge. Raises GraderError unless pytest came to its end."""
     quiet = ("terminal", "cacheprovider", "junitxml", "faulthandler")
     places = [SUITE] if judge.topics is None else [SUITE / topic for topic in judge.topics]
@@ -139,6 +170,7 @@ def run_suite(judge: Judge) -> None:
         f"--rootdir={ROOT}",
         f"--config-file={ROOT / 'pyproject.toml'}",
         "--capture=no",
+        *(["--collect-only"] if collect_only else []),
         *(argument for name in quiet for argument in ("-p", f"no:{name}")),
     ]
     with only_our_plugins():
@@ -213,7 +245,7 @@ def judged(
     )
 
 
-def scored(topic: str, found: Mapping[str, RequirementResult], path: Path, judge: Judge) -> TopicResult:
+def scored(topic: str, found: Mapping[str, RequirementResult], path: Path, note: str) -> TopicResult:
     own = [requirement for requirement in found.values() if requirement.topic == topic]
     weights = sum(LEVEL_WEIGHTS[requirement.level] for requirement in own)
     met = sum(LEVEL_WEIGHTS[requirement.level] for requirement in own if requirement.status == "met")
@@ -223,7 +255,7 @@ def scored(topic: str, found: Mapping[str, RequirementResult], path: Path, judge
         status=complete if attempted(path, topic) else "not attempted",
         score=100 * met / weights if weights else 0.0,
         missing=missing_names(own),
-        note=next((trial.given_up for trial in judge.trials.values() if trial.topic == topic), ""),
+        note=note,
     )
 
 
