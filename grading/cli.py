@@ -245,6 +245,27 @@ def bench(topic: TopicNames = None, json_file: JsonFile = None) -> None:
 
 
 @app.command()
+def audit(
+    topic: TopicNames = None,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many seeds right code is judged with.")
+    ] = 5,
+) -> None:
+    """Prove what the suite catches and accuses; minutes a topic, goes on where it was interrupted."""
+    from grading.audit.command import audit as examine
+    from grading.requirements import topics
+
+    console = terminal.console()
+    missed = False
+    for card in examine(_known_topics(topic) or list(topics()), seeds, console):
+        for sentence in card.missed():
+            missed = True
+            console.print(f"{card.topic}: {sentence}", soft_wrap=True)
+    console.print("docs/audit.md shows the figures.")
+    raise typer.Exit(SOME_NOT_MET if missed else 0)
+
+
+@app.command()
 def release(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     only: Annotated[
