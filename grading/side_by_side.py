@@ -31,13 +31,15 @@ def judge_all(topics: Sequence[str], judge_topic: JudgeTopic, told: Told) -> dic
     try:
         while left or running:
             while left and len(running) < (os.cpu_count() or 1):
-                ours, theirs = context.Pipe(duplex=False)
+                pipe: tuple[Any, Any] = context.Pipe(duplex=False)
+                ours, theirs = pipe
                 topic = left.popleft()
                 process: BaseProcess = context.Process(target=_judge, args=(theirs, judge_topic, topic))
                 process.start()
                 theirs.close()
                 running[ours] = topic, process
-            for ours in wait(list(running)):
+            spoke: list[Any] = wait(list(running))
+            for ours in spoke:
                 topic, process = running[ours]
                 try:
                     kind, said = ours.recv()

@@ -12,7 +12,8 @@ class FreeChoices:
     """Integer dtypes, and how ranks talk to each other, are the implementation's."""
 
     def __init__(self):
-        self.arguments = FreshGroups().arguments
+        groups = FreshGroups()
+        self.arguments, self.ended = groups.arguments, groups.ended
 
     def answer(self, call, answer):
         """Any integers are as good as any others, but no mask."""

@@ -13,7 +13,8 @@ class FreeChoices:
     """Integer dtypes, the routing of padding, and how ranks talk to each other, are the implementation's."""
 
     def __init__(self):
-        self.arguments = FreshGroups().arguments
+        groups = FreshGroups()
+        self.arguments, self.ended = groups.arguments, groups.ended
 
     def answer(self, call, answer):
         if isinstance(answer, MoEOutput):

@@ -37,6 +37,9 @@ class FreeChoices:
             self.own.update(zip(call.value, answer, strict=False))
         return [self.name(block, self.pools[call.object_id]) for block in answer]
 
+    def ended(self, call, error):
+        pass
+
     def name(self, block, num_blocks):
         if not isinstance(block, int) or not 0 <= block < num_blocks:
             return block
