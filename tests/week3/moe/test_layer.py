@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grading.marks import requirement
-from grading.matching import assert_identical, assert_matches, check_refusals
+from grading.matching import assert_identical, assert_integers, assert_matches, check_refusals
 from grading.truth import GroundTruth
 from spec.moe import RouterConfig
 from tests.week3.moe.cases import (
@@ -92,6 +92,16 @@ def test_a_gated_shared_expert_is_scaled_by_its_gate(impl, case):
 @example(case=layer(1, RouterConfig(2, "softmax_of_topk"), 3, Size(6, 5, 7), router_bias=True))
 def test_the_logits_are_handed_out_raw(impl, case):
     check(impl, case)
+
+
+@requirement("MOE-22")
+@pytest.mark.parametrize("selection_bias", [False, True])
+@given(seed=SEEDS)
+def test_the_routing_is_that_of_route(impl, seed, selection_bias):
+    case = layer(seed, RouterConfig(3, "sigmoid"), 4, Size(8, 10, 4), selection_bias=selection_bias)
+    actual = case.run(impl)
+    routing = impl.route(actual.logits, case.config, selection_bias=case.options.get("selection_bias"))
+    assert_integers(actual.routing.experts, routing.experts, "experts, against those of route")
 
 
 @requirement("MOE-23")
@@ -187,7 +197,7 @@ def test_no_tokens_give_no_rows(impl, shared):
 @requirement("MOE-41")
 @given(seed=SEEDS)
 def test_one_expert_is_a_plain_network(impl, seed):
-    check(impl, layer(seed, RouterConfig(1, normalize=True), 3, Size(1, 5, 7)))
+    check(impl, layer(seed, RouterConfig(1), 3, Size(1, 5, 7)))
 
 
 @requirement("MOE-41")

@@ -8,11 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grading.marks import requirement
-from grading.matching import assert_integers, check_refusals, refused
+from grading.matching import assert_integers, assert_matches, check_refusals, refused
 from grading.truth import GroundTruth
 from spec import InvalidArgument, moe
 from spec.moe import RouterConfig
-from tests.week3.moe.cases import SEEDS, assert_routing, clear_logits
+from tests.week3.moe.cases import SEEDS, assert_experts, assert_routing, clear_logits
 
 reference = GroundTruth("moe")
 
@@ -66,8 +66,30 @@ def test_of_equal_scores_the_lower_id_comes_first(impl, scoring):
     assert_integers(actual.experts, [[0, 1, 2], [1, 4, 5], [6, 7, 0]], "experts")
 
 
+ORDERED = {
+    "softmax": (RouterConfig(4), False),
+    "softmax, biased": (RouterConfig(3), True),
+    "softmax of the chosen": (RouterConfig(3, "softmax_of_topk"), False),
+    "sigmoid, biased": (RouterConfig(4, "sigmoid", normalize=True), True),
+    "groups": (RouterConfig(4, n_groups=3, top_groups=2), False),
+}
+
+
+@requirement("MOE-02")
+@pytest.mark.parametrize(("config", "biased"), ORDERED.values(), ids=list(ORDERED))
+@given(seed=SEEDS)
+def test_the_best_expert_comes_first(impl, seed, config, biased):
+    rng = np.random.default_rng(seed)
+    bias = (0.4 * rng.standard_normal(6)).astype(np.float32) if biased else None
+    logits = clear_logits(rng, 4, 6, config, bias=bias)
+    actual = impl.route(logits, config, selection_bias=bias)
+    expected = reference.route(logits, config, selection_bias=bias)
+    assert_integers(actual.experts, expected.experts, "experts")
+    assert_matches(actual.weights, expected.weights, "weights")
+
+
 @requirement("MOE-03")
-@given(seed=SEEDS, tokens=TOKENS, k=st.integers(1, 6))
+@given(seed=SEEDS, tokens=TOKENS, k=st.integers(2, 6))
 def test_normalised_weights_sum_to_one(impl, seed, tokens, k):
     check(impl, RouterConfig(k, normalize=True), seed, tokens)
 
@@ -78,6 +100,12 @@ def test_a_single_expert_keeps_its_score(impl, seed, tokens, scoring):
     check(impl, RouterConfig(1, scoring), seed, tokens)
 
 
+@requirement("MOE-04")
+@given(seed=SEEDS, scoring=st.sampled_from(["softmax", "sigmoid"]))
+def test_a_single_normalised_weight_is_one(impl, seed, scoring):
+    check(impl, RouterConfig(1, scoring, normalize=True), seed, 4)
+
+
 @requirement("MOE-05")
 @given(seed=SEEDS, tokens=TOKENS, k=st.integers(1, 6), normalize=st.booleans())
 def test_softmax_over_the_chosen_logits(impl, seed, tokens, k, normalize):
@@ -85,7 +113,7 @@ def test_softmax_over_the_chosen_logits(impl, seed, tokens, k, normalize):
 
 
 @requirement("MOE-06")
-@given(seed=SEEDS, tokens=TOKENS, k=st.integers(1, 6), normalize=st.booleans())
+@given(seed=SEEDS, tokens=TOKENS, k=st.integers(2, 6), normalize=st.booleans())
 def test_sigmoid_scores_are_independent(impl, seed, tokens, k, normalize):
     check(impl, RouterConfig(k, "sigmoid", normalize), seed, tokens)
 
@@ -94,7 +122,7 @@ def test_sigmoid_scores_are_independent(impl, seed, tokens, k, normalize):
 def test_scores_that_vanish_give_weights_of_zero(impl):
     logits = np.full((2, 5), -200, np.float32)  # a sigmoid of 1e-87 is 0 in float32
     actual = impl.route(logits, RouterConfig(3, "sigmoid", normalize=True))
-    assert_integers(actual.experts, [[0, 1, 2]] * 2, "experts")
+    assert_experts(actual.experts, [[0, 1, 2]] * 2)
     assert (actual.weights == 0).all(), f"weights: expected 0, got {actual.weights}"
 
 
@@ -143,7 +171,7 @@ def test_a_closed_group_does_not_win_with_zero(impl):
     logits = np.log(scores / (1 - scores)).astype(np.float32)
     config = RouterConfig(2, "sigmoid", True, n_groups=4, top_groups=2, group_score="top2_sum")
     actual = impl.route(logits, config, selection_bias=-np.ones(8, np.float32))
-    assert_integers(actual.experts, [[0, 2]], "experts")  # of groups 0 and 1; of the equals 2 and 3 the lower
+    assert_experts(actual.experts, [[0, 2]])  # of groups 0 and 1; of the equals 2 and 3 the lower
 
 
 @requirement("MOE-11")
@@ -155,7 +183,7 @@ def test_of_equal_groups_the_lower_id(impl, scoring, group_score):
     logits[1, :2] = -2  # groups 1, 2 and 3 are equal
     logits[2, 2:6] = -2  # groups 0 and 3
     actual = impl.route(logits, config)
-    assert_integers(actual.experts, [[0, 1, 2], [2, 3, 4], [0, 1, 6]], "experts")
+    assert_experts(actual.experts, [[0, 1, 2], [2, 3, 4], [0, 1, 6]])
 
 
 @requirement("MOE-12")
