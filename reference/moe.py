@@ -78,6 +78,8 @@ def choose(logits, config, selection_bias):
         elif config.normalize:
             weight = weight / (weight.sum() + WORK(TINY))
         weights[t] = weight * WORK(config.scale)
+    if config.router_dtype == "activations":
+        weights = stored(weights, logits.dtype)
     return Routing(experts, in_float32(weights, logits))
 
 
@@ -117,6 +119,8 @@ def check_config(config, n_experts):
     )
     expect(c.min_capacity >= 0, "min_capacity", "at least 0", c.min_capacity)
     check_priority(c.priority)
+    known = ("float32", "activations")
+    expect(c.router_dtype in known, "router_dtype", " or ".join(known), c.router_dtype)
     sums_to_one = c.normalize or c.scoring == "softmax_of_topk"
     allowed = sums_to_one or not c.renormalize_after_drop
     expect(allowed, "renormalize_after_drop", "normalised weights", "weights that are not")
@@ -236,6 +240,9 @@ def routed(x, router_weight, router_bias, selection_bias, config):
     logits = x.astype(WORK) @ router_weight.T.astype(WORK)
     if router_bias is not None:
         logits = logits + router_bias.astype(WORK)
+    if config.router_dtype == "activations":
+        logits = logits.astype(x.dtype)
+        return in_float32(logits, x), choose(logits, config, selection_bias)
     logits = in_float32(logits, x)
     return logits, choose(logits, config, selection_bias)
 
@@ -258,7 +265,7 @@ def after_drop(weights, kept, config):
 
 
 def stored(values, dtype):
-    """What one matrix product hands to the next may be stored in the activations' dtype."""
+    """What may be stored in the activations' dtype, such as what one matrix product hands to the next."""
     return values.astype(dtype).astype(WORK)
 
 
@@ -635,11 +642,11 @@ def router_config_from_hf(config):
     config = known(config)
     kind, top_k = config["model_type"], setting(config, "num_experts_per_tok")
     if kind == "mixtral":
-        return RouterConfig(top_k, normalize=True)
+        return RouterConfig(top_k, normalize=True, router_dtype="activations")
     if kind == "gpt_oss":
-        return RouterConfig(top_k, "softmax_of_topk")
+        return RouterConfig(top_k, "softmax_of_topk", router_dtype="activations")
     if kind in ("qwen2_moe", "qwen3_moe"):
-        return RouterConfig(top_k, normalize=config["norm_topk_prob"])
+        return RouterConfig(top_k, normalize=config["norm_topk_prob"], router_dtype="activations")
     scale = config["routed_scaling_factor"]
     if kind == "deepseek_v3":
         return RouterConfig(

@@ -78,6 +78,8 @@ class RouterConfig:
         first choices of all tokens, then second choices, and so on.
     renormalize_after_drop: divide the weights that remain by their sum, times `scale`. Needs `normalize`,
         or "softmax_of_topk".
+    router_dtype: "float32", or "activations" where the model computes its router in their dtype: logits and
+        weights may then be rounded to it. MOE-13, MOE-23.
     """
 
     top_k: int
@@ -92,6 +94,7 @@ class RouterConfig:
     min_capacity: int = 0
     priority: str = "position"
     renormalize_after_drop: bool = False
+    router_dtype: str = "float32"
 
 
 # What the models that people deploy do. MOE-15.
@@ -99,11 +102,11 @@ class RouterConfig:
 # One expert, weighted by its raw probability; mesh_tensorflow/transformer/moe.py rounds down, at least 4.
 SWITCH = RouterConfig(top_k=1, capacity_factor=1.25, capacity_rounding="floor", min_capacity=4)
 # MixtralTopKRouter: softmax over all, the best two divided by their sum.
-MIXTRAL = RouterConfig(top_k=2, normalize=True)
+MIXTRAL = RouterConfig(top_k=2, normalize=True, router_dtype="activations")
 # Qwen2MoeTopKRouter with Qwen1.5-MoE-A2.7B's config.json: norm_topk_prob false.
-QWEN2_MOE = RouterConfig(top_k=4)
+QWEN2_MOE = RouterConfig(top_k=4, router_dtype="activations")
 # Qwen3MoeTopKRouter with Qwen3-30B-A3B's config.json: norm_topk_prob true.
-QWEN3_MOE = RouterConfig(top_k=8, normalize=True)
+QWEN3_MOE = RouterConfig(top_k=8, normalize=True, router_dtype="activations")
 # DeepseekV2TopkRouter with DeepSeek-V2's config.json: group_limited_greedy, 3 of 8 groups, factor 16.
 DEEPSEEK_V2 = RouterConfig(top_k=6, n_groups=8, top_groups=3, group_score="max", scale=16.0)
 # DeepseekV3TopkRouter with DeepSeek-V3's config.json: 4 of 8 groups, factor 2.5.
@@ -117,7 +120,7 @@ DEEPSEEK_V3 = RouterConfig(
     scale=2.5,
 )
 # GptOssTopKRouter: the four largest logits, softmax over these.
-GPT_OSS = RouterConfig(top_k=4, scoring="softmax_of_topk")
+GPT_OSS = RouterConfig(top_k=4, scoring="softmax_of_topk", router_dtype="activations")
 
 
 @dataclass(frozen=True)
@@ -273,9 +276,9 @@ def route(logits: Array, config: RouterConfig, *, selection_bias: Array | None =
 
     Raises InvalidArgument when the logits hold NaN or are no matrix, `selection_bias` has another shape, or
     the config cannot be met: top_k not in 1 … E; E no multiple of n_groups; top_groups not in 1 … n_groups;
-    fewer than top_k experts in top_groups groups; an unknown scoring, group_score, rounding or priority; a
-    selection bias or groups with "softmax_of_topk"; a capacity_factor not above 0, a negative min_capacity;
-    `renormalize_after_drop` where the weights are not normalised.
+    fewer than top_k experts in top_groups groups; an unknown scoring, group_score, rounding, priority or
+    router_dtype; a selection bias or groups with "softmax_of_topk"; a capacity_factor not above 0, a negative
+    min_capacity; `renormalize_after_drop` where the weights are not normalised.
     """
     ...
 

@@ -54,11 +54,11 @@ def router_config_from_hf(config: Mapping[str, Any]) -> RouterConfig:
     config = _with_defaults(config)
     kind, top_k = config["model_type"], _setting(config, "num_experts_per_tok")
     if kind == "mixtral":
-        return RouterConfig(top_k, normalize=True)
+        return RouterConfig(top_k, normalize=True, router_dtype="activations")
     if kind == "gpt_oss":
-        return RouterConfig(top_k, scoring="softmax_of_topk")
+        return RouterConfig(top_k, scoring="softmax_of_topk", router_dtype="activations")
     if kind in ("qwen2_moe", "qwen3_moe"):
-        return RouterConfig(top_k, normalize=config["norm_topk_prob"])
+        return RouterConfig(top_k, normalize=config["norm_topk_prob"], router_dtype="activations")
     scale = config["routed_scaling_factor"]
     if kind == "deepseek_v3":
         return RouterConfig(

@@ -41,6 +41,8 @@ def check_config(config: RouterConfig, n_experts: int) -> None:
     expect(rounding in ("floor", "ceil"), "capacity_rounding", "floor or ceil", rounding)
     expect(c.min_capacity >= 0, "min_capacity", "at least 0", c.min_capacity)
     check_priority(c.priority)
+    dtypes = ("float32", "activations")
+    expect(c.router_dtype in dtypes, "router_dtype", " or ".join(dtypes), c.router_dtype)
     allowed = c.normalize or of_topk or not c.renormalize_after_drop
     expect(allowed, "renormalize_after_drop", "normalised weights", "weights that are not")
 

@@ -67,12 +67,12 @@ def route(logits, config, *, selection_bias=None):
     require(logits.dim() == 2, f"logits: expected 2 axes, got {logits.dim()}")
     check_config(config, logits.shape[1], selection_bias)
     require(not bool(logits.isnan().any()), "logits: expected numbers, got NaN")
-    return choose(logits.float(), config, selection_bias)
+    return choose(logits, config, selection_bias)
 
 
 def choose(logits, config, selection_bias):
-    """The routing of float32 logits, which may hold NaN here."""
-    scores = scores_of(logits, config.scoring)  # (T, E)
+    """The routing of logits, which may hold NaN here."""
+    scores = scores_of(logits.float(), config.scoring)  # (T, E)
     choice = scores if selection_bias is None else scores + selection_bias.float()
     experts = descending(only_best_groups(choice, config))[:, : config.top_k]
     weights = scores.gather(1, experts)  # (T, k)
@@ -80,7 +80,10 @@ def choose(logits, config, selection_bias):
         weights = weights.softmax(dim=1)
     elif config.normalize:
         weights = weights / (weights.sum(dim=1, keepdim=True) + TINY)
-    return Routing(experts, weights * config.scale)
+    weights = weights * config.scale
+    if config.router_dtype == "activations":
+        weights = weights.to(logits.dtype)  # as Qwen's router in transformers
+    return Routing(experts, weights.float())
 
 
 def scores_of(logits, scoring):
@@ -129,6 +132,7 @@ def check_config(config, n_experts, selection_bias=None):
         ("capacity_factor", c.capacity_factor is None or c.capacity_factor > 0, "above 0"),
         ("capacity_rounding", c.capacity_rounding in ("floor", "ceil"), "floor or ceil"),
         ("min_capacity", c.min_capacity >= 0, "at least 0"),
+        ("router_dtype", c.router_dtype in ("float32", "activations"), "float32 or activations"),
         (
             "renormalize_after_drop",
             c.normalize or on_logits or not c.renormalize_after_drop,
@@ -238,7 +242,7 @@ def moe_ffn(
     require_shape("segments", segments, tokens)
     live = all_of(mask, tokens)
 
-    logits = router_logits(x, router_weight, router_bias)
+    logits = router_logits(x, router_weight, router_bias, config)
     routing = choose(logits, config, selection_bias)
     ids, weights = routing.experts, routing.weights
     request = torch.zeros(tokens, dtype=torch.long) if segments is None else segments.long()
@@ -258,12 +262,14 @@ def moe_ffn(
     y = weighted_outputs(x, ids.masked_fill(~kept, NOWHERE), weights, experts)
     if shared is not None:
         y[live] += shared_output(x[live], shared)
-    return MoEOutput(y.to(x.dtype), routing, logits)
+    return MoEOutput(y.to(x.dtype), routing, logits.float())
 
 
-def router_logits(x, router_weight, router_bias):
+def router_logits(x, router_weight, router_bias, config):
+    """In the dtype that the router of the model has."""
     logits = x.float() @ router_weight.float().T
-    return logits if router_bias is None else logits + router_bias.float()
+    logits = logits if router_bias is None else logits + router_bias.float()
+    return logits.to(x.dtype) if config.router_dtype == "activations" else logits
 
 
 def weighted_outputs(rows, ids, weights, experts):
@@ -496,7 +502,7 @@ def expert_parallel_ffn(
     local = n_experts // ranks
     check_experts(experts, local, width)
     live = all_of(mask, len(x))
-    logits = router_logits(x, router_weight, router_bias)
+    logits = router_logits(x, router_weight, router_bias, config)
     routing = choose(logits, config, selection_bias)
 
     # A token goes once to each rank that has one of its experts, with their local ids and weights.
@@ -531,7 +537,7 @@ def expert_parallel_ffn(
             y[tokens_for[r]] += collective.recv((len(tokens_for[r]), width), "float32", r)
     if shared is not None:
         y[live] += shared_output(x[live], shared)
-    return MoEOutput(y.to(x.dtype), routing, logits)
+    return MoEOutput(y.to(x.dtype), routing, logits.float())
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------
@@ -588,7 +594,7 @@ def router_config_from_hf(config):
         case "gpt_oss":
             return replace(GPT_OSS, top_k=top_k)
         case "qwen2_moe" | "qwen3_moe":
-            return RouterConfig(top_k, normalize=setting("norm_topk_prob"))
+            return replace(MIXTRAL, top_k=top_k, normalize=setting("norm_topk_prob"))
         case "deepseek_v3":
             preset = replace(DEEPSEEK_V3, normalize=setting("norm_topk_prob"))
         case "deepseek_v2":

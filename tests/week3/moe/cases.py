@@ -43,9 +43,13 @@ def normal(rng, shape, dtype="float32", magnitude=1.0):
 # Logits whose decisions are clear
 
 
-def is_clear(row, config, bias=None):
-    """Whether no decision about this token hangs on rounding."""
+def is_clear(row, config, bias=None, dtype="float32"):
+    """Whether no decision hangs on rounding, to `dtype` too where the config lets logits be rounded to it."""
     row = row.astype(np.float64)
+    if config.router_dtype == "activations" and dtype != "float32":
+        steps = 4 * float(ml_dtypes.finfo(DTYPES[dtype]).eps) * np.abs(row).max()
+        if not apart(np.sort(row)[::-1][: config.top_k + 1], steps):
+            return False
     if config.scoring == "softmax":
         choice = np.exp(row - row.max())
         choice = choice / choice.sum()
@@ -63,8 +67,8 @@ def is_clear(row, config, bias=None):
     return apart(np.sort(groups.reshape(-1))[::-1][: config.top_k + 1])
 
 
-def apart(descending):
-    return bool((-np.diff(descending) > CLEAR).all())
+def apart(descending, distance=CLEAR):
+    return bool((-np.diff(descending) > distance).all())
 
 
 def clear_logits(rng, tokens, n_experts, config, *, bias=None, dtype="float32", spread=3.0):
@@ -73,7 +77,7 @@ def clear_logits(rng, tokens, n_experts, config, *, bias=None, dtype="float32", 
     while len(rows) < tokens:
         grid = rng.permutation(n_experts) + 0.4 * rng.random(n_experts)
         row = (spread * (2 * grid / n_experts - 1)).astype(DTYPES[dtype])
-        if is_clear(row, config, bias):
+        if is_clear(row, config, bias, dtype):
             rows.append(row)
     return np.array(rows, DTYPES[dtype]).reshape(tokens, n_experts)
 
@@ -155,7 +159,7 @@ def clear_tokens(rng, tokens, router_weight, config, options, dtype, positive=Fa
         row = abs(row) if positive else row
         logits = router_weight.astype(np.float64) @ row.astype(np.float64)
         logits = logits + options.get("router_bias", np.zeros(1)).astype(np.float64)
-        if is_clear(logits, config, options.get("selection_bias")):
+        if is_clear(logits, config, options.get("selection_bias"), dtype):
             rows.append(row)
     return np.array(rows, DTYPES[dtype]).reshape(tokens, router_weight.shape[1])
 

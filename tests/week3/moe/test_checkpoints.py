@@ -38,22 +38,22 @@ CONFIGS = {
     "gpt_oss": {"num_experts_per_tok": 3, "swiglu_limit": 5.0},
 }
 ROUTERS = {
-    "mixtral": RouterConfig(3, normalize=True),
-    "qwen2_moe": RouterConfig(3),
-    "qwen3_moe": RouterConfig(3, normalize=True),
+    "mixtral": RouterConfig(3, normalize=True, router_dtype="activations"),
+    "qwen2_moe": RouterConfig(3, router_dtype="activations"),
+    "qwen3_moe": RouterConfig(3, normalize=True, router_dtype="activations"),
     "deepseek_v2": RouterConfig(3, n_groups=4, top_groups=3, scale=16.0),
     "deepseek_v3": RouterConfig(2, "sigmoid", n_groups=2, top_groups=1, group_score="top2_sum", scale=1.5),
-    "gpt_oss": RouterConfig(3, "softmax_of_topk"),
+    "gpt_oss": RouterConfig(3, "softmax_of_topk", router_dtype="activations"),
 }
 ASSUMED = {  # where config.json says nothing
-    "mixtral": RouterConfig(2, normalize=True),
-    "qwen2_moe": RouterConfig(4),
-    "qwen3_moe": RouterConfig(8),
+    "mixtral": RouterConfig(2, normalize=True, router_dtype="activations"),
+    "qwen2_moe": RouterConfig(4, router_dtype="activations"),
+    "qwen3_moe": RouterConfig(8, router_dtype="activations"),
     "deepseek_v2": RouterConfig(6),
     "deepseek_v3": RouterConfig(
         8, "sigmoid", True, n_groups=8, top_groups=4, group_score="top2_sum", scale=2.5
     ),
-    "gpt_oss": RouterConfig(4, "softmax_of_topk"),
+    "gpt_oss": RouterConfig(4, "softmax_of_topk", router_dtype="activations"),
 }
 
 

@@ -12,6 +12,7 @@ from grading.matching import assert_identical, assert_integers, assert_matches, 
 from grading.truth import GroundTruth
 from spec.moe import RouterConfig
 from tests.week3.moe.cases import (
+    CONFIGS,
     DTYPES,
     SEEDS,
     SIZES,
@@ -120,11 +121,20 @@ def test_logits_are_not_rounded_to_half_precision(impl, seed, dtype):
     check(impl, replace(case, x=x, router_weight=router_weight))
 
 
+@requirement("MOE-23")
+@HALVES
+@given(seed=SEEDS, scoring=st.sampled_from(["softmax", "softmax_of_topk"]))
+def test_logits_may_be_rounded_where_the_model_rounds_them(impl, seed, scoring, dtype):
+    config = RouterConfig(2, scoring, router_dtype="activations")
+    check(impl, layer(seed, config, 4, Size(6, 5, 7), dtype=dtype, router_bias=True))
+
+
 @requirement("MOE-24")
 @HALVES
-@given(case=st.data())
-def test_half_precision_outside_float32_inside(impl, case, dtype):
-    check(impl, case.draw(layers(dtype=dtype, shared="gated", biases=True)))
+@given(data=st.data())
+def test_half_precision_outside_float32_inside(impl, data, dtype):
+    config = replace(data.draw(CONFIGS), router_dtype="activations")
+    check(impl, data.draw(layers(config, dtype=dtype, shared="gated", biases=True)))
 
 
 @requirement("MOE-24")
@@ -132,7 +142,8 @@ def test_half_precision_outside_float32_inside(impl, case, dtype):
 @given(seed=SEEDS)
 def test_long_sums_keep_their_precision(impl, seed, dtype):
     # All terms positive: a sum kept in half precision would stop growing.
-    check(impl, layer(seed, RouterConfig(2), 2, Size(4, 320, 40), dtype=dtype, positive=True))
+    config = RouterConfig(2, router_dtype="activations")
+    check(impl, layer(seed, config, 2, Size(4, 320, 40), dtype=dtype, positive=True))
 
 
 @requirement("MOE-25")

@@ -42,7 +42,8 @@ def test_groups_of_128(impl, bits):
 @requirement("MOE-27")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_quantised_experts_take_half_precision(impl, dtype):
-    case = layer(1, RouterConfig(2), 3, Size(4, 64, 32), dtype=dtype)
+    config = RouterConfig(2, router_dtype="activations")
+    case = layer(1, config, 3, Size(4, 64, 32), dtype=dtype)
     single = layer(1, RouterConfig(2), 3, Size(4, 64, 32)).experts
     check(impl, replace(case, experts=single), 4, 32)
 

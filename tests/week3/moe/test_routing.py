@@ -214,6 +214,14 @@ def test_half_precision_logits_are_scored_in_float32(impl, seed, scoring, dtype)
 
 
 @requirement("MOE-13")
+@pytest.mark.parametrize("scoring", ["softmax", "softmax_of_topk"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@given(seed=SEEDS)
+def test_weights_may_be_rounded_where_the_model_rounds_them(impl, seed, scoring, dtype):
+    check(impl, RouterConfig(3, scoring, router_dtype="activations"), seed, 4, dtype=dtype)
+
+
+@requirement("MOE-13")
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid", "softmax_of_topk"])
 def test_large_logits_stay_finite(impl, scoring):
     logits = np.array([[-1e4, 1e4, -2e4, 5.0], [-3e4, 3.0, -2e4, -4e4], [3e4, -1e4, 1e4, 2e4]], np.float32)
@@ -257,6 +265,7 @@ def test_routers_that_cannot_work_are_refused(impl):
             ("capacity_rounding", {"config": replace(config, capacity_rounding="round")}),
             ("min_capacity", {"config": replace(config, min_capacity=-1)}),
             ("priority", {"config": replace(config, priority="weight")}),
+            ("router_dtype", {"config": replace(config, router_dtype="float8")}),
             ("renormalize_after_drop/normalize", {"config": unscaled}),
         ],
     )
