@@ -2,9 +2,10 @@
 
 import json
 import random
+import re
 import sys
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,13 +64,14 @@ def new(folder: Annotated[Path, typer.Argument(metavar="DIR")] = Path("code/week
     """Write a starter: a stub of every function, ready to be graded."""
     from grading.requirements import requirements, topics
     from grading.starter import write_starter
+    from grading.terminal import pytest_command
 
     written = write_starter(folder)
     first = requirements(topics()[0])[0]
     print(f"{folder}: {', '.join(path.name for path in written)}\n\nStart with {first.id} · {first.title}\n")
     print(f"  week3 explain {first.id}")
     print(f"  week3 grade {folder}")
-    print(f"  pytest -k week3 --impl={folder} --requirement {first.id}")
+    print(f"  {pytest_command(str(folder), first.id)}")
 
 
 @app.command()
@@ -90,7 +92,10 @@ def grade(
         str | None, typer.Option(metavar="TIER", help="This tier or none; the best by default.")
     ] = None,
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="No isolation: for code you trust.")
+        bool,
+        typer.Option(
+            "--in-process", help="No isolation: for code you trust; with --topic breakpoint() works."
+        ),
     ] = False,
     no_diagnosis: Annotated[bool, typer.Option("--no-diagnosis", help="Do not look for known bugs.")] = False,
     allow_unwritten: Annotated[
@@ -108,6 +113,7 @@ def grade(
 
     from grading.files import to_json, to_junit, write_whole
     from grading.render import scorecard
+    from runtime.environment import gpu_in_grade
 
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     tier = "in-process" if in_process else isolation
@@ -115,8 +121,14 @@ def grade(
     reports = []
     for path in paths:
         report = _graded(path, topics=topics, seed=seed, isolation=tier, diagnosis=not no_diagnosis)
-        lacks, hints = _lacks(report.isolation), _hints(report)
-        scorecard(report, console, lacks=lacks, hints=hints, json_file=json_file)
+        scorecard(
+            report,
+            console,
+            lacks=_lacks(report.isolation),
+            note=gpu_in_grade(report.isolation),
+            hints=_hints(report),
+            json_file=json_file,
+        )
         console.print()
         reports.append(report)
     if json_file:
@@ -136,8 +148,7 @@ def replay(
     """Run exactly the failing inputs of a report again."""
     requirement = _requirement(id)
     recorded = _recorded(report_file, requirement.id)
-    path = Path(recorded["implementation"])
-    _must_exist(path)
+    path = _where(recorded)
 
     from grading.render import one_requirement
 
@@ -223,6 +234,7 @@ def bench(topic: TopicNames = None, json_file: JsonFile = None) -> None:
 
     from grading.files import write_whole
     from grading.requirements import topics
+    from runtime import blas, environment
 
     files = {name: ROOT / "tests" / "week3" / f"bench_{name}.py" for name in topics()}
     benches = [name for name, file in files.items() if file.exists()]
@@ -232,7 +244,10 @@ def bench(topic: TopicNames = None, json_file: JsonFile = None) -> None:
     _must_be_writable(json_file)
 
     sys.path.insert(0, str(ROOT))  # `tests` is no installed package
+    blas.preload()
     console = terminal.console()
+    for line in environment.bench_device():
+        console.print(line, style="dim", soft_wrap=True)
     measured = {}
     for name in chosen:
         rows = importlib.import_module(f"tests.week3.bench_{name}").report()
@@ -320,7 +335,9 @@ def _known_topics(names: list[str] | None) -> list[str] | None:
 def _requirement(id: str) -> "Requirement":
     from grading.requirements import by_id
 
-    return by_id()[_nearest("requirement", id.upper(), by_id())]
+    written = re.fullmatch(r"([A-Z]+)-?0*(\d+)", id.upper())  # LC-1, lc01 and LC-01 are one
+    id = f"{written[1]}-{int(written[2]):02}" if written else id.upper()
+    return by_id()[_nearest("requirement", id, by_id())]
 
 
 def _chosen(only: list[str]) -> list[str]:
@@ -366,6 +383,16 @@ def _recorded(file: Path, id: str) -> dict[str, Any]:
     return failing[0]
 
 
+def _where(recorded: Mapping[str, Any]) -> Path:
+    """The submission of a report: where it was graded, or on another machine the same path from here."""
+    path = Path(recorded.get("path", recorded["implementation"]))
+    if not path.is_dir():
+        path = Path(recorded["implementation"])
+        _must_exist(path)
+        print(f"week3: graded elsewhere; replaying {path.resolve()}", file=sys.stderr)
+    return path
+
+
 # ---- What the commands share. ----
 
 
@@ -373,12 +400,9 @@ def _graded(path: Path, **how: Any) -> "Report":
     from grading.grade import grade as grade_one
     from grading.requirements import by_id
 
-    console = terminal.console(stderr=True)
-    if console.is_terminal:
-        with terminal.ProgressBar(console, str(path)) as bar:
-            return grade_one(path, listener=bar, **how)
     topic_of = {id: requirement.topic for id, requirement in by_id().items()}
-    return grade_one(path, listener=terminal.ProgressLines(console, str(path), topic_of), **how)
+    with terminal.progress(str(path), topic_of, debugger=how["isolation"] == "in-process") as listener:
+        return grade_one(path, listener=listener, **how)
 
 
 def _lacks(isolation: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ def doctor(console: Console) -> int:
         _clone(),
         environment.revision(ROOT),
         environment.compiler(),
+        environment.graphics(),
     ]
     blas.preload()
     facts.append(environment.mlx())

@@ -14,6 +14,7 @@ It may miss, and does not accuse:
   below what is in use stay: the fixture `memory_growth` starts a fresh worker.
 - macOS cannot forget the highest point, nor may Linux where that is not permitted: then only what goes above
   all that came before is seen of it.
+- What a submission holds on a GPU is not seen on Linux.
 - A process that comes and goes meanwhile, and files in the temporary folder, are not seen; in process, no
   other process is. In the tier `process` a submission can make Linux forget its highest point.
 

@@ -1,5 +1,6 @@
 """The scorecard: what an implementation reached, what to mend first, what to type next."""
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.text import Text
 from grading.report import Report, RequirementResult
 from grading.requirements import by_id
 from grading.roots import Root, roots
-from grading.terminal import printable
+from grading.terminal import printable, pytest_command
 
 _IN_FULL = 3  # broken roots told with all that is known; more than that nobody reads at once
 _IN_BRIEF = 8  # and these with a line each
@@ -27,11 +28,14 @@ def scorecard(
     console: Console,
     *,
     lacks: Iterable[str] = (),
+    note: str = "",
     hints: Mapping[str, str] | None = None,
     json_file: Path | None = None,
 ) -> None:
-    """lacks: what the isolation does not protect against. hints: of known bugs, by title."""
+    """lacks: what the isolation leaves open. note: on the machine. hints: of known bugs, by title."""
     _heading(report, console, list(lacks))
+    if note:
+        _indented(note, console, "yellow")
     found = roots(report)
     wrong = [root for root in found if not root.requirement.unwritten]
     unwritten = [root for root in found if root.requirement.unwritten]
@@ -150,13 +154,13 @@ def _next_function(root: Root, console: Console) -> None:
 
 
 def _commands(report: Report, result: RequirementResult, console: Console, json_file: Path | None) -> None:
-    path = printable(report.implementation)
+    path = shlex.quote(printable(report.implementation))
     specified = by_id().get(result.id)
     more = "--hint, --spoil" if specified and specified.hint else "--spoil"
     lines = [(f"week3 explain {result.id}", f"what must hold; {more}")]
     if json_file and not result.unwritten:
-        lines.append((f"week3 replay {json_file} {result.id}", "its failing inputs again"))
-    lines.append((f"pytest -k week3 --impl={path} --requirement {result.id}", "its tests in a debugger"))
+        lines.append((f"week3 replay {shlex.quote(str(json_file))} {result.id}", "its failing inputs again"))
+    lines.append((pytest_command(printable(report.implementation), result.id), "its tests in a debugger"))
     if topics := _in_work(report, result):
         lines.append(
             (f"week3 grade {path} --topic {' --topic '.join(topics)}", "what you are at, and quicker")

@@ -19,6 +19,7 @@ class TestResult:
     message: str = ""  # one or a few sentences: first differing index, expected, actual, smallest input
     diagnosis: list[str] = field(default_factory=list)  # titles of the known bugs that explain the output
     blob: str = ""  # Hypothesis' encoding of the failing input, for `week3 replay`
+    seconds: float = 0.0
 
     @property
     def missing(self) -> str:

@@ -2,15 +2,22 @@
 
 import codecs
 import io
+import os
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from grading.clone import ROOT
 from grading.report import TestResult
 
 if TYPE_CHECKING:
     from rich.console import Console  # rich costs 0.1 s, which `week3 --help` does not have
+
+    from grading.grade import Listener
 
 # Characters that steer a terminal, or that XML and UTF-8 cannot carry: controls, text direction, surrogates.
 _STEERING = re.compile(
@@ -36,6 +43,12 @@ def printable(text: str) -> str:
     return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def pytest_command(path: str, id: str) -> str:
+    """The tests of a requirement in a debugger, as they are started from here."""
+    suite = "-k week3" if Path.cwd() == ROOT else shlex.quote(str(ROOT / "tests" / "week3"))
+    return f"pytest {suite} --impl={shlex.quote(path)} --requirement {id}"
+
+
 def write_any_text(*streams: Any) -> None:
     """Where the encoding lacks a character, its plain form is printed instead of a UnicodeEncodeError."""
     codecs.register_error("week3", _plain)
@@ -48,6 +61,27 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     missing = error.object[error.start : error.end]
     return "".join(_ASCII.get(c) or c.encode("unicode_escape").decode() for c in missing), error.end
+
+
+@contextmanager
+def progress(name: str, topic_of: Mapping[str, str], *, debugger: bool) -> "Iterator[Listener]":
+    """A bar on a terminal, unless a debugger may want it; lines in the log of a CI run; nothing in a pipe."""
+    shown = console(stderr=True)
+    if shown.is_terminal and not debugger:
+        with ProgressBar(shown, name) as bar:
+            yield bar
+    elif shown.is_terminal or os.environ.get("CI"):
+        yield ProgressLines(shown, name, topic_of)
+    else:
+        yield Silent()
+
+
+class Silent:
+    def started(self, total: int) -> None:
+        pass
+
+    def finished(self, result: TestResult, requirement_id: str) -> None:
+        pass
 
 
 class ProgressBar:
@@ -87,12 +121,6 @@ class ProgressLines:
         self._name = name
         self._topic_of = topic_of
         self._begun: set[str] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
-        pass
 
     def started(self, total: int) -> None:
         self._console.print(f"{self._name}: {total} tests", soft_wrap=True)

@@ -1,5 +1,6 @@
 """What this machine brings to a grading: facts, each with what mends it where something is amiss."""
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from runtime import blas
 
 OLDEST, TOO_NEW = (3, 11), (3, 14)
 INSTALL = "pip install -e ."
@@ -64,6 +67,48 @@ def torch() -> Fact:
     if found is None:
         return Fact("PyTorch", "not installed", INSTALL, essential=True)
     return Fact("PyTorch", f"{found}, {'CPU build' if _is_cpu_build(found) else 'GPU build'}")
+
+
+def gpu() -> str:
+    """This machine's GPU as its system shows it, or empty; asking a driver would take a second."""
+    if sys.platform == "darwin":
+        return "Apple GPU" if platform.machine() == "arm64" else ""
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        return "NVIDIA GPU"
+    return "AMD GPU" if Path("/dev/kfd").exists() else ""
+
+
+def gpu_in_grade(isolation: str) -> str:
+    """What a grading does with the GPU, in a sentence; empty where there is none, or nothing to say."""
+    found = gpu()
+    if not found or sys.platform == "darwin":
+        return ""  # on macOS no tier keeps it away, and memory.py sees what it takes
+    if isolation == "in-process":
+        return f"{found}: used as the submission likes; requirements on memory see the host's alone"
+    return f"{found}: not used. The sandbox passes no device on, and bounds address space too low for CUDA"
+
+
+def bench_device() -> tuple[str, ...]:
+    """What a bench measures on. Imports MLX: call `runtime.blas.preload()` before."""
+    import mlx.core as mx
+
+    device = mx.default_device()
+    lines = [f"MLX {installed_version('mlx')} on {device}, float32 without TF32; {blas.in_use()}"]
+    if device.type == mx.gpu:
+        lines.append(
+            "Bars are for a CPU. PyTorch contenders run on the CPU, and floors are the host's memory"
+        )
+    elif gpu():
+        lines.append(f"{gpu()}: not used, since this MLX has no back end for it")
+    return tuple(lines)
+
+
+def graphics() -> Fact:
+    found = gpu()
+    if not found:
+        return Fact("GPU", "none found: all runs on the CPU")
+    said = [gpu_in_grade("namespaces"), gpu_in_grade("in-process").replace(found, "with --in-process")]
+    return Fact("GPU", "\n".join(line for line in said if line) or found)
 
 
 def compiler() -> Fact:

@@ -6,7 +6,6 @@ Frameworks are imported only when the submission declares them.
 import ctypes
 import gc
 import importlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +33,6 @@ _OUTSIDE_THE_HEAP = 64 << 10  # bytes from which on freed memory leaves no hole
 def start(framework: str) -> None:
     """Imports the framework, set up so that its float32 is float32."""
     if framework == "mlx":
-        os.environ["MLX_ENABLE_TF32"] = "0"  # read once, when MLX is imported
         importlib.import_module("runtime.blas").preload()
     importlib.import_module(_PACKAGES[framework])
 

@@ -201,6 +201,7 @@ class Judge:
                 failure = call.excinfo.value if call.excinfo else GivenUp("the test did not run")
                 outcome: Outcome = "failed" if isinstance(failure, SubmissionError) else "error"
                 result = TestResult(node_of(item), outcome, message_of(failure, ""))
+            result.seconds = report.duration
             candidate = self.candidates[item.callspec.params["impl"]]  # type: ignore[attr-defined]
             self.finished(result, requirement, candidate.name)
         return report

@@ -13,7 +13,7 @@ import pytest
 CLONE = Path(__file__).parents[2]
 
 MEASURE = """
-import json, sys
+import json, os, sys
 from runtime import blas
 
 said = blas.preload()
@@ -25,7 +25,7 @@ a, b = (rng.standard_normal((96, 64), dtype=np.float32) for _ in range(2))
 product = np.array(mx.array(a) @ mx.array(b).T)
 print(json.dumps({
     "said": said, "again": blas.preload(), "in_use": blas.in_use(), "gflops": blas.measure_gflops(),
-    "product": product.tolist(), "torch": "torch" in sys.modules,
+    "product": product.tolist(), "torch": "torch" in sys.modules, "tf32": os.environ.get("MLX_ENABLE_TF32"),
 }))
 """
 
@@ -88,3 +88,9 @@ def test_after_mlx_it_is_too_late_and_says_so():
     python = [sys.executable, "-B", "-c", late]
     done = subprocess.run(python, cwd=CLONE, capture_output=True, text=True, check=True)
     assert "imported before" in done.stdout or sys.platform != "linux"
+
+
+@pytest.mark.parametrize("choice", ["", "stock"])
+def test_float32_is_float32_on_a_gpu_as_well(choice: str) -> None:
+    """Whatever the BLAS: MLX reads the switch when it is imported."""
+    assert measured(choice)["tf32"] == "0"

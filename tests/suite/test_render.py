@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from grading.clone import ROOT
 from grading.files import to_json, to_junit, write_whole
 from grading.render import scorecard
 from grading.report import Report, RequirementResult, TopicResult
@@ -74,7 +75,8 @@ def test_the_card_tells_three_roots_in_full_and_the_rest_in_a_line_each():
     assert "and 4 more" in text
 
 
-def test_the_card_names_the_bug_its_hint_and_the_commands_to_go_on(tmp_path):
+def test_the_card_names_the_bug_its_hint_and_the_commands_to_go_on(monkeypatch):
+    monkeypatch.chdir(ROOT)
     report = report_of(
         broken("PA-05", diagnosis=["divides by head_dim"], message="index 0: 1 ≠ 2"), broken("PA-06", "PA-05")
     )
@@ -99,6 +101,17 @@ def test_a_bug_is_told_once_where_it_breaks_several_roots():
     assert text.count("This is what happens when an implementation forgets.") == 1
     assert "  B · Title of B (the same bug as A)" in text
     assert "C · Title of C · core\n  index 3" in text
+
+
+def test_the_command_for_a_debugger_works_from_where_one_is(monkeypatch, tmp_path):
+    """Only the root of the clone knows where the suite is, and paths may have spaces."""
+    monkeypatch.chdir(tmp_path)
+    text = card(report_of(broken("PA-05"), implementation="my code"))
+    assert f"pytest {ROOT / 'tests' / 'week3'} --impl='my code' --requirement PA-05" in text
+    monkeypatch.chdir(ROOT)
+    assert "pytest -k week3 --impl='my code' --requirement PA-05" in card(
+        report_of(broken("PA-05"), implementation="my code")
+    )
 
 
 def test_several_possible_bugs_are_told_as_possible():
@@ -241,7 +254,7 @@ def test_no_color_is_honoured_on_a_terminal(monkeypatch):
 def test_json_has_the_promised_fields_and_what_replay_needs():
     data = to_json(report_of(broken("PA-05", "PA-01", diagnosis=["does this"])))
     assert set(data) == {
-        "implementation", "framework", "suite_version", "seed", "isolation", "score", "max_score",
+        "implementation", "path", "framework", "suite_version", "seed", "isolation", "score", "max_score",
         "topics", "requirements", "roots", "seconds",
     }  # fmt: skip
     assert data["roots"] == {"PA-05": 100.0}
@@ -259,16 +272,19 @@ def test_json_has_the_promised_fields_and_what_replay_needs():
 
 
 def test_junit_has_a_suite_per_topic_and_a_case_per_test():
-    text = to_junit([report_of(met("PA-01"), broken("PA-05", diagnosis=["does this"]))])
+    passed = met("PA-01")
+    passed.tests[0].seconds = 0.25
+    text = to_junit([report_of(passed, broken("PA-05", diagnosis=["does this"]))])
     assert text.startswith("<?xml version='1.0' encoding='utf-8'?>")
     suite = ElementTree.fromstring(text.encode())[0]
     assert suite.attrib == {
-        "name": "code/week3.paged_attention", "tests": "2", "failures": "1", "errors": "0",
+        "name": "code/week3.paged_attention", "tests": "2", "failures": "1", "errors": "0", "time": "0.250",
     }  # fmt: skip
     assert [(case.get("classname"), case.get("name"), len(case)) for case in suite] == [
         ("paged_attention.PA-01", "test_PA-01", 0),
         ("paged_attention.PA-05", "test_PA-05", 1),
     ]
+    assert [case.get("time") for case in suite] == ["0.250", "0.000"]
     assert suite[1][0].text == "index 3: expected 5, got 7\nKnown bug: it does this."
 
 

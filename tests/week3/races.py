@@ -60,7 +60,7 @@ def race(contenders: Sequence[Run], rounds: int) -> list[float]:
 
 @cache
 def read_bandwidth() -> float:
-    """Bytes a second that all cores together read from memory."""
+    """Bytes a second that all cores together read from the host's memory."""
     workers = os.cpu_count() or 1
     parts = [np.ones(1 << 24, np.float32) for _ in range(workers)]  # 64 MiB each: no cache holds them
     best = float("inf")
