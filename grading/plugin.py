@@ -37,9 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
         for path in paths:
             if not path.is_dir():
                 raise pytest.UsageError(f"--impl: expected a folder with an implementation, got {path}")
+        if options.seed is None:
+            options.seed = random.randrange(2**32)  # kept in the options: the processes of xdist share it
         judge = Judge(
             [in_process(path.resolve()) for path in paths],
-            seed=random.randrange(2**32) if options.seed is None else options.seed,
+            seed=options.seed,
             topics=options.topic,
             only=frozenset(options.requirement) if options.requirement else handed_out(),
             thorough=options.thorough,

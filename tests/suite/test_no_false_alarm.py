@@ -1,40 +1,48 @@
-"""Right implementations pass every test, whatever the seed, the framework and the isolation."""
+"""Right implementations pass every test, whatever the seed, the framework and the isolation.
+
+One seed is fixed, the other is the commit's: in time, all are tried.
+"""
+
+import subprocess
 
 import pytest
 
+from grading.audit.jobs import RIGHT
+from grading.audit.runs import verdicts
 from grading.candidates import in_process, isolated
 from grading.clone import ROOT
 from grading.requirements import topics
 from runtime.sandbox import Limits, best_tier
-from tests.suite.trials import verdicts
 
-RIGHT = {
-    "the reference": ROOT / "reference",
-    "the solution": ROOT / "solution",
-    "another structure": ROOT / "tests" / "alternatives",
-}
+FIXED = 2
+
+
+def seed_of_commit():
+    """Twenty bits of the commit's hash. FIXED outside of git, as in a hand-out."""
+    asked = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True).stdout[:5]
+    return int(commit, 16) if commit else FIXED
 
 
 @pytest.mark.parametrize("topic", topics())
-@pytest.mark.parametrize("seed", [2, 3])
 @pytest.mark.parametrize("name", RIGHT)
-def test_right_code_is_never_accused(topic, name, seed):
-    candidate = in_process(RIGHT[name])
+def test_right_code_is_never_accused(topic, name):
+    assert accusations(verdicts([in_process(RIGHT[name])], topic, seed=FIXED)) == []
+
+
+@pytest.mark.parametrize("topic", topics())
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("seed", [seed_of_commit()], ids=lambda seed: f"seed {seed}")
+def test_right_code_is_never_accused_behind_the_boundary(topic, name, seed):
+    candidate = isolated(RIGHT[name], best_tier(), Limits())
     assert accusations(verdicts([candidate], topic, seed=seed)) == []
 
 
-@pytest.mark.parametrize("topic", topics())
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_code_is_never_accused_behind_the_boundary(topic, name):
-    candidate = isolated(RIGHT[name], best_tier(), Limits())
-    assert accusations(verdicts([candidate], topic, seed=4)) == []
-
-
 def accusations(found):
-    (results,) = found.values()
-    assert results, "no test ran"
+    (given,) = found.values()
+    assert given, "no test ran"
     return [
-        (requirement, result.node, result.message)
-        for requirement, result in results
-        if result.outcome != "passed"
+        (verdict.requirement, verdict.result.node, verdict.result.message)
+        for verdict in given
+        if verdict.result.outcome != "passed"
     ]

@@ -1,11 +1,12 @@
 """One defect has one address: what is broken by itself is a root, what only depends on it waits."""
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from grading.audit.runs import verdicts
 from grading.bugs import Bug, known_bugs
 from grading.candidates import edited_reference
 from grading.grade import judged, scored
@@ -13,7 +14,6 @@ from grading.report import Report, RequirementResult, TopicResult
 from grading.report import TestResult as Verdict
 from grading.requirements import by_id
 from grading.roots import roots, waits_for
-from tests.suite.trials import verdicts
 
 HOME = {"of A": "A", "of B": "B", "of C": "C"}
 
@@ -111,7 +111,7 @@ def test_core_is_told_first_and_what_was_not_run_last():
 
 def score(*results):
     report = report_of(*results)
-    return scored("paged_attention", report.requirements, Path(), SimpleNamespace(trials={})).score
+    return scored("paged_attention", report.requirements, Path(), "").score
 
 
 def test_breaking_a_root_never_pays():
@@ -142,12 +142,10 @@ def kv_head():
 
 
 def graded(bug):
-    found = verdicts(
-        [edited_reference("wrong", bug)], "paged_attention", diagnosis=True, only=frozenset(HOW_FAR)
-    )
+    candidate = replace(edited_reference("wrong", bug, frozenset(HOW_FAR)), suspects=None)
     tests = defaultdict(list)
-    for id, result in found["wrong"]:
-        tests[id].append(result)
+    for verdict in verdicts([candidate], "paged_attention")["wrong"]:
+        tests[verdict.requirement].append(verdict.result)
     home = {each.title: each.requirement for each in known_bugs("paged_attention")}
     results = {id: judged(by_id()[id], tests[id], True, home) for id in HOW_FAR}
     return results, waits_for(results, home)
