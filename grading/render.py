@@ -80,9 +80,7 @@ def _nothing_yet(report: Report, console: Console) -> None:
     if any(topic.status != "not attempted" for topic in report.topics.values()):
         ahead = [r for r in report.requirements.values() if r.topic == next(iter(report.topics))]
         core = sum(r.level == "core" for r in ahead)
-        console.print(
-            f"\nNothing is implemented yet. First come the {core} core requirements of {ahead[0].topic}."
-        )
+        console.print(f"\nNothing is written yet. {ahead[0].topic} begins with {core} core requirements.")
     else:
         modules = ", ".join(f"{topic}.py" for topic in report.topics)
         console.print(f"\nNothing to grade: none of {modules} is there. A starter: week3 new DIR")
@@ -103,6 +101,8 @@ def _scores(report: Report, console: Console) -> None:
 
 def _way(results: list[RequirementResult]) -> str:
     """How far along the way: first the core, which is a version that works, then the rest."""
+    if all(r.unwritten for r in results):
+        return "not written yet"
     core = [r.status == "met" for r in results if r.level == "core"]
     rest = [r.status == "met" for r in results if r.level != "core"]
     if all(core) and all(rest) or not core:
@@ -114,7 +114,9 @@ def _score(name: str, width: int, score: float, most: float, note: str) -> Text:
     full = int(_BAR * score / most)  # rounded down: only a full score fills the bar
     colour = "green" if score == most else "yellow" if score else "red"
     bar = ("█" * full, colour), ("░" * (_BAR - full), "dim")
-    return Text.assemble((f"  {name:<{width}}  ", "bold"), *bar, f"  {score:5.1f}", (f"  {note}", "dim"))
+    return Text.assemble(
+        (f"  {name:<{width}}  ", "bold"), *bar, f"  {score:5.1f}", (f"  {note}" if note else "", "dim")
+    )
 
 
 def _in_full(root: Root, console: Console, hints: Mapping[str, str]) -> None:
@@ -129,8 +131,13 @@ def _in_full(root: Root, console: Console, hints: Mapping[str, str]) -> None:
         if hints.get(title):
             _indented(f"Hint: {hints[title]}", console, "cyan")
     if root.waiting:
-        others = "1 more waits" if len(root.waiting) == 1 else f"{len(root.waiting)} more wait"
-        _indented(f"{others} for this. Mended, it brings up to {root.marks:.1f} marks.", console, "dim")
+        _indented(
+            f"{_waiting(root)} for this. Mended, it brings up to {root.marks:.1f} marks.", console, "dim"
+        )
+
+
+def _waiting(root: Root) -> str:
+    return "1 more waits" if len(root.waiting) == 1 else f"{len(root.waiting)} more wait"
 
 
 def _in_brief(rest: list[Root], told: list[Root], console: Console) -> None:
@@ -149,7 +156,7 @@ def _next_function(root: Root, console: Console) -> None:
     result = root.requirement
     missing = next(test.missing for test in result.tests if test.missing)
     console.print(Text.assemble("\nNext to write: ", (missing, "bold cyan")))
-    waiting = f" · {len(root.waiting)} more wait for this" if root.waiting else ""
+    waiting = f" · {_waiting(root)} for this" if root.waiting else ""
     _indented(f"{result.id} · {result.title}{waiting}", console, "dim")
 
 

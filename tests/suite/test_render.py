@@ -133,7 +133,7 @@ def test_a_function_that_is_not_written_is_the_next_step_and_not_a_bug():
 
 def test_a_starter_sees_one_friendly_step():
     text = card(report_of(*(broken(f"PA-{n:02}", message=UNWRITTEN) for n in range(1, 61)), score=0.0))
-    assert "Nothing is implemented yet. First come the 60 core requirements of paged_attention." in text
+    assert "Nothing is written yet. paged_attention begins with 60 core requirements." in text
     assert "Next to write: paged_attention.slot_mapping" in text
     assert "week3 explain PA-01" in text
     assert len(text.splitlines()) < 16
@@ -156,6 +156,13 @@ def test_the_way_is_core_first():
     edge = broken("PA-03", level="edge")
     assert "core 1 of 2, then 0 of 1\n" in card(report_of(met("PA-01"), broken("PA-02"), edge))
     assert "core 1 of 2\n" in card(report_of(met("PA-01"), broken("PA-02")))
+
+
+def test_a_topic_of_stubs_has_no_row_of_zeros():
+    topics = {name: TopicResult(name, "incomplete", 10.0) for name in ("paged_attention", "moe")}
+    stub = replace(broken("MOE-01", message=UNWRITTEN), topic="moe")
+    assert "not written yet\n" in card(report_of(broken("PA-01"), stub, topics=topics))
+    assert "not written yet" not in card(report_of(broken("PA-01"), replace(stub, tests=[]), topics=topics))
 
 
 def test_what_is_written_and_right_is_praised_while_more_is_to_write():
