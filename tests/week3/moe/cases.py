@@ -118,6 +118,7 @@ def layer(
     size,
     *,
     dtype="float32",
+    weights=None,
     gate=True,
     activation="silu",
     biases=False,
@@ -130,20 +131,22 @@ def layer(
 ):
     """Normal weights, and tokens whose routing is clear.
 
-    shared: None, "plain" or "gated". positive: nothing in x and in the experts' matrices is below 0.
+    dtype: of x. weights: the dtype of all else, if it is another. shared: None, "plain" or "gated".
+    positive: nothing in x and in the experts' matrices is below 0.
     """
+    weights = dtype if weights is None else weights
     rng = np.random.default_rng(seed)
     width, count = size.width, size.experts
-    router_weight = normal(rng, (count, width), dtype)
+    router_weight = normal(rng, (count, width), weights)
     router_weight[:, ROUTED:] = 0
     options = {}
     if router_bias:
-        options["router_bias"] = normal(rng, (count,), dtype)
+        options["router_bias"] = normal(rng, (count,), weights)
     if selection_bias:
         options["selection_bias"] = normal(rng, (count,), magnitude=0.5)
     if shared is not None:
-        options["shared"] = shared_expert(rng, width, dtype, gated=shared == "gated")
-    experts = expert_weights(rng, size, dtype, gate=gate, biases=biases, magnitude=magnitude)
+        options["shared"] = shared_expert(rng, width, weights, gated=shared == "gated")
+    experts = expert_weights(rng, size, weights, gate=gate, biases=biases, magnitude=magnitude)
     experts = replace(experts, activation=activation, **limits)
     if positive:
         matrices = {name: getattr(experts, name) for name in ("gate", "up", "down")}
@@ -197,7 +200,8 @@ def layers(draw, config=None, min_tokens=1, **options):
     return layer(draw(SEEDS), config, tokens, draw(SIZES), **options)
 
 
-CONFIGS = st.sampled_from([RouterConfig(2, normalize=True), RouterConfig(3), RouterConfig(1)])
+GROUPED = RouterConfig(2, "sigmoid", True, n_groups=2, top_groups=1, scale=2.5)
+CONFIGS = st.sampled_from([RouterConfig(2, normalize=True), RouterConfig(3), RouterConfig(1), GROUPED])
 
 
 # Comparing

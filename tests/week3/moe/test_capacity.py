@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grading.marks import requirement
+from grading.matching import assert_matches
 from grading.truth import GroundTruth
 from spec.moe import RouterConfig
 from tests.week3.moe.cases import SEEDS, Size, assert_output, layer, rows_of
@@ -22,9 +23,10 @@ CONFIGS = st.sampled_from(
         replace(TIGHT, priority="choice_then_position"),
         replace(TIGHT, capacity_factor=1.0, scoring="sigmoid", scale=2.5),
         RouterConfig(3, capacity_factor=0.75, capacity_rounding="floor"),
+        RouterConfig(2, capacity_factor=0.25, capacity_rounding="floor", min_capacity=2),
     ]
 )
-TOKENS = st.sampled_from([3, 7])
+TOKENS = st.sampled_from([1, 3, 7])
 
 
 def check(impl, case):
@@ -39,6 +41,8 @@ def assert_zero(rows, what):
 @given(seed=SEEDS, tokens=TOKENS, config=CONFIGS)
 @example(seed=1, tokens=7, config=TIGHT)
 @example(seed=1, tokens=7, config=replace(TIGHT, priority="choice_then_position"))
+@example(seed=1, tokens=7, config=RouterConfig(2, capacity_factor=0.25, min_capacity=2))
+@example(seed=1, tokens=1, config=RouterConfig(2, capacity_factor=0.25, capacity_rounding="floor"))
 def test_a_dropped_slot_contributes_nothing(impl, seed, tokens, config):
     check(impl, layer(seed, config, tokens, SIZE, shared="plain", biases=True))
 
@@ -94,6 +98,14 @@ def test_padding_is_zero_and_changes_nothing(impl, seed, config):
         assert_zero(actual.y[~mask], "y of padding")
 
 
+@requirement("MOE-39")
+@pytest.mark.parametrize("config", [RouterConfig(2), TIGHT])
+@pytest.mark.parametrize("segments", [None, np.zeros(3, np.int32)])
+def test_a_batch_may_be_padding_alone(impl, config, segments):
+    case = layer(1, config, 3, SIZE, shared="plain").with_options(mask=np.zeros(3, bool), segments=segments)
+    assert_matches(case.run(impl).y, case.run(reference).y, "y")
+
+
 @requirement("MOE-40")
 @pytest.mark.parametrize("config", [TIGHT, replace(TIGHT, priority="choice_then_position")])
 @given(seed=SEEDS)
@@ -101,9 +113,10 @@ def test_padding_is_zero_and_changes_nothing(impl, seed, config):
 def test_with_segments_no_request_sees_another(impl, seed, config):
     lengths = [1, 6, 0, 3]
     case = layer(seed, config, sum(lengths), SIZE)
-    segments = np.random.default_rng(seed).permutation(np.repeat(np.arange(4, dtype=np.int32), lengths))
+    requests = np.array([5, 0, 3, 40], np.int32)  # a number may be larger than there are tokens
+    segments = np.random.default_rng(seed).permutation(np.repeat(requests, lengths))
     actual = case.with_options(segments=segments).run(impl)
-    for request in (0, 1, 3):
+    for request in np.unique(segments):
         mine = segments == request
         alone = replace(case, x=case.x[mine]).run(reference)
         assert_output(rows_of(actual, mine), alone)
@@ -112,13 +125,15 @@ def test_with_segments_no_request_sees_another(impl, seed, config):
 @requirement("MOE-40")
 @given(seed=SEEDS, masked=st.booleans())
 @example(seed=1, masked=True)
-def test_padding_takes_no_place_in_its_segment(impl, seed, masked):
+def test_padding_takes_no_place_in_its_segment(impl, far_id, seed, masked):
     case = layer(seed, TIGHT, 8, SIZE)
     rng = np.random.default_rng(seed)
-    options = {"segments": rng.integers(0, 2, 8).astype(np.int32)}
+    segments = rng.integers(0, 2, 8).astype(np.int32)
     mask = rng.random(8) < 0.7 if masked else np.ones(8, bool)
-    case = case.with_options(**options, mask=mask)
-    assert_output(case.run(impl), case.run(reference), mask)
+    for padding in (segments[~mask], -1, far_id(2)):
+        segments[~mask] = padding
+        masked_case = case.with_options(segments=segments, mask=mask)
+        assert_output(masked_case.run(impl), masked_case.run(reference), mask)
 
 
 @requirement("MOE-40")

@@ -64,35 +64,38 @@ def config_of(kind, **changes):
     return {"model_type": kind, "hidden_size": D, **CONFIGS[kind], **changes}
 
 
-def checkpoint(kind, *, fused=False, layer=1, dtype="float32", count=E):
-    """The tensors of one layer, and of its neighbour. count: experts."""
+def checkpoint(kind, *, fused=False, old=True, layer=1, dtype="float32", count=E, inner=F):
+    """The tensors of one layer, of its neighbour, and of one whose number begins with its own.
+
+    count: experts; inner: their width. old: Mixtral's experts have the names that it came with.
+    """
     rng = np.random.default_rng(7)
     tensors = {}
 
     def add(name, *shape):
         tensors[name] = rng.standard_normal(shape).astype(dtype)
 
-    for number in (layer, layer + 1):
+    for number in (layer, layer + 1, 10 * layer + 5):
         block = f"model.layers.{number}.mlp"
         names = ("gate_proj", "up_proj", "down_proj")
-        if kind == "mixtral" and not fused:
+        if kind == "mixtral" and old:
             block, names = f"model.layers.{number}.block_sparse_moe", ("w1", "w3", "w2")
         add("model.layers.0.mlp.gate_proj.weight", 9, D)
         if kind == "gpt_oss":
             add(f"{block}.router.weight", count, D)
             add(f"{block}.router.bias", count)
-            add(f"{block}.experts.gate_up_proj", count, D, 2 * F)
-            add(f"{block}.experts.gate_up_proj_bias", count, 2 * F)
-            add(f"{block}.experts.down_proj", count, F, D)
+            add(f"{block}.experts.gate_up_proj", count, D, 2 * inner)
+            add(f"{block}.experts.gate_up_proj_bias", count, 2 * inner)
+            add(f"{block}.experts.down_proj", count, inner, D)
             add(f"{block}.experts.down_proj_bias", count, D)
             continue
         add(f"{block}.gate.weight", count, D)
         if fused:
-            add(f"{block}.experts.gate_up_proj", count, 2 * F, D)
-            add(f"{block}.experts.down_proj", count, D, F)
+            add(f"{block}.experts.gate_up_proj", count, 2 * inner, D)
+            add(f"{block}.experts.down_proj", count, D, inner)
         else:
             for e in reversed(range(count)):
-                for name, shape in zip(names, ((F, D), (F, D), (D, F)), strict=True):
+                for name, shape in zip(names, ((inner, D), (inner, D), (D, inner)), strict=True):
                     add(f"{block}.experts.{e}.{name}.weight", *shape)
         shared = {
             "qwen2_moe": "shared_expert",
@@ -148,9 +151,10 @@ def test_normalisation_is_what_the_config_says(impl, kind, normalize):
 
 
 @requirement("MOE-57")
-@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
-def test_experts_by_their_names(impl, kind):
-    check(impl, kind)
+@pytest.mark.parametrize(("kind", "old"), [("mixtral", True), ("mixtral", False), ("qwen3_moe", False)])
+@pytest.mark.parametrize("count", [1, E])
+def test_experts_by_their_names(impl, kind, old, count):
+    check(impl, kind, old=old, count=count)
 
 
 @requirement("MOE-57")
@@ -159,20 +163,23 @@ def test_the_tenth_expert_comes_after_the_ninth(impl):
 
 
 @requirement("MOE-57")
-def test_experts_in_half_precision_stay_so(impl):
-    check(impl, "mixtral", dtype="float16")
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("fused", [False, True])
+def test_weights_in_half_precision_stay_so(impl, kind, fused):
+    check(impl, kind, dtype="float16", fused=fused)
 
 
 @requirement("MOE-58")
-@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
-def test_the_gate_is_the_first_half_of_a_fused_matrix(impl, kind):
-    check(impl, kind, fused=True)
+@pytest.mark.parametrize(("kind", "old"), [("mixtral", True), ("mixtral", False), ("qwen3_moe", False)])
+def test_the_gate_is_the_first_half_of_a_fused_matrix(impl, kind, old):
+    check(impl, kind, fused=True, old=old)
 
 
 @requirement("MOE-59")
 def test_gpt_oss_is_transposed_and_interleaved(impl):
     check(impl, "gpt_oss")
     check(impl, "gpt_oss", layer=0, changes={"swiglu_alpha": 1.5}.items())
+    check(impl, "gpt_oss", inner=D)  # where a matrix that was not transposed still fits
 
 
 @requirement("MOE-60")
@@ -183,9 +190,10 @@ def test_shared_experts_and_biases_come_along(impl, kind, fused):
 
 
 @requirement("MOE-60")
+@pytest.mark.parametrize("kind", ["deepseek_v2", "deepseek_v3"])
 @pytest.mark.parametrize("count", [None, 0])
-def test_a_model_may_have_no_shared_experts(impl, count):
-    check(impl, "deepseek_v2", changes={"n_shared_experts": count}.items())
+def test_a_model_may_have_no_shared_experts(impl, kind, count):
+    check(impl, kind, changes={"n_shared_experts": count}.items())
 
 
 @requirement("MOE-64")
@@ -220,6 +228,8 @@ def test_routers_that_a_config_does_not_settle_are_refused(impl):
     [
         ("qwen3_moe", {"mlp_only_layers": [2, 5]}, [2, 5], [1, 3]),
         ("qwen2_moe", {"decoder_sparse_step": 2}, [0, 2, 4], [1, 3]),
+        ("qwen3_moe", {"decoder_sparse_step": 2, "mlp_only_layers": [3]}, [0, 2, 3, 4], [1, 5]),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, [0], [1]),
         ("deepseek_v3", {"first_k_dense_replace": 3}, [0, 2], [3, 4]),
         ("deepseek_v2", {"first_k_dense_replace": 1}, [0], [1]),
         ("deepseek_v2", {}, [], [0]),
@@ -234,10 +244,19 @@ def test_dense_layers_are_refused(impl, kind, changes, dense, sparse):
 
 
 @requirement("MOE-64")
+def test_three_layers_of_deepseek_v3_are_dense_where_the_config_is_silent(impl):
+    config = {"model_type": "deepseek_v3"}
+    tensors = checkpoint("deepseek_v3", layer=3)
+    assert_same(impl.load_experts(tensors, config, 3), truth.load_experts(tensors, config, 3))
+    with refused(InvalidArgument, "layer"):
+        impl.load_experts(checkpoint("deepseek_v3", layer=2), config, 2)
+
+
+@requirement("MOE-64")
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_missing_tensors_are_refused_by_name(impl, kind, fused):
-    config, tensors = config_of(kind), checkpoint(kind, fused=fused)
+    config, tensors = config_of(kind), checkpoint(kind, fused=fused, old=not fused)
     assert_same(impl.load_experts(tensors, config, 1), truth.load_experts(tensors, config, 1))
     needed = [name for name in tensors if name.startswith("model.layers.1.")]
     for name in needed:

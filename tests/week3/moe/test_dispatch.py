@@ -17,7 +17,8 @@ from tests.week3.moe.cases import SEEDS, assert_dispatch
 reference = GroundTruth("moe")
 
 TOKENS = st.sampled_from([1, 2, 5, 9])
-CAPACITIES = st.sampled_from([0, 1, 2, 3, 9])
+CAPACITIES = st.sampled_from([0, 1, 2, 3, 9, 2**40])
+INTEGERS = st.sampled_from([np.int32, np.int64, np.uint8])
 
 
 def choices(seed, tokens, n_experts=6, k=3, used=None):
@@ -34,9 +35,16 @@ def check(impl, *args, **options):
 
 
 @requirement("MOE-29")
-@given(seed=SEEDS, tokens=TOKENS)
-def test_slots_are_sorted_by_expert(impl, seed, tokens):
-    check(impl, choices(seed, tokens), 6)
+@given(seed=SEEDS, tokens=TOKENS, k=st.sampled_from([1, 3, 6]), dtype=INTEGERS)
+@example(seed=1, tokens=5, k=1, dtype=np.int32)
+@example(seed=1, tokens=5, k=3, dtype=np.uint8)
+def test_slots_are_sorted_by_expert(impl, seed, tokens, k, dtype):
+    check(impl, choices(seed, tokens, k=k).astype(dtype), 6)
+
+
+@requirement("MOE-29")
+def test_a_batch_may_have_more_slots_than_16_bits_count(impl):
+    check(impl, np.tile(np.array([[1, 0], [2, 1], [0, 2]], np.int32), (11_000, 1)), 3)
 
 
 @requirement("MOE-30")
@@ -54,6 +62,7 @@ def test_without_tokens_all_runs_are_empty(impl):
 @requirement("MOE-31")
 @given(seed=SEEDS, tokens=TOKENS, capacity=CAPACITIES)
 @example(seed=1, tokens=9, capacity=2)
+@example(seed=1, tokens=9, capacity=2**40)
 def test_a_full_expert_takes_no_more(impl, seed, tokens, capacity):
     check(impl, choices(seed, tokens), 6, capacity)
 
@@ -77,6 +86,7 @@ def test_first_choices_come_before_second_choices(impl, seed, tokens, capacity):
 @example(tokens=9, n_experts=8, top_k=1, factor=1.0, rounding="floor", least=0)
 @example(tokens=9, n_experts=8, top_k=2, factor=1.25, rounding="ceil", least=0)
 @example(tokens=3, n_experts=8, top_k=1, factor=1.0, rounding="floor", least=4)
+@example(tokens=2**31 + 1, n_experts=2, top_k=1, factor=1.0, rounding="ceil", least=0)  # exactly
 def test_capacity_is_the_fair_share_times_a_factor(impl, tokens, n_experts, top_k, factor, rounding, least):
     share = Fraction(factor) * tokens * top_k / n_experts
     # A whole number that is reached through thirds may come out a little higher or lower.
@@ -88,14 +98,16 @@ def test_capacity_is_the_fair_share_times_a_factor(impl, tokens, n_experts, top_
 
 @requirement("MOE-34")
 @pytest.mark.parametrize("priority", ["position", "choice_then_position"])
-@given(seed=SEEDS, tokens=TOKENS, capacity=st.sampled_from([None, 1, 2]))
+@given(seed=SEEDS, tokens=TOKENS, capacity=st.sampled_from([None, 1, 2, [1, 2]]))
 @example(seed=1, tokens=9, capacity=2)
+@example(seed=1, tokens=9, capacity=[1, 2])
 def test_padding_takes_no_place_and_is_never_followed(impl, far_id, seed, tokens, capacity, priority):
-    experts = choices(seed, tokens)
-    mask = np.random.default_rng(seed).random(tokens) < 0.6
-    for padding in (experts[~mask], -1, far_id(6)):
-        experts[~mask] = padding
-        check(impl, experts, 6, capacity, mask=mask, priority=priority)
+    rng = np.random.default_rng(seed)
+    experts, segments = choices(seed, tokens), rng.integers(0, 2, tokens).astype(np.int32)
+    mask = rng.random(tokens) < 0.6
+    for padding in (0, -1, far_id(6)):
+        experts[~mask] = segments[~mask] = padding
+        check(impl, experts, 6, capacity, mask=mask, segments=segments, priority=priority)
 
 
 @requirement("MOE-35")
@@ -106,8 +118,23 @@ def test_padding_takes_no_place_and_is_never_followed(impl, far_id, seed, tokens
 def test_each_request_has_places_of_its_own(impl, seed, tokens, capacity, each, priority):
     rng = np.random.default_rng(seed)
     segments = rng.integers(0, 3, tokens).astype(np.int32)
-    capacities = [capacity, 0, capacity + 1] if each else capacity
+    capacities = (capacity, 0, capacity + 1) if each else capacity
     check(impl, choices(seed, tokens), 6, capacities, segments=segments, priority=priority)
+
+
+@requirement("MOE-35")
+def test_without_segments_all_tokens_are_in_segment_0(impl):
+    check(impl, choices(1, 9), 6, [2])
+    check(impl, choices(1, 9), 6, [2, 5, 0])
+    check(impl, choices(1, 0), 6, [])  # no token has a segment
+    check(impl, choices(1, 4), 6, [], mask=np.zeros(4, bool))
+
+
+@requirement("MOE-35")
+def test_small_integers_do_not_overflow(impl):
+    experts = np.array([[0, 2], [2, 4], [4, 0], [2, 0]], np.uint8)
+    segments = np.array([0, 43, 0, 43], np.int8)  # 43 · 6 = 258, which is 2 in eight bits
+    check(impl, experts, 6, 1, segments=segments)
 
 
 @requirement("MOE-36")
@@ -132,6 +159,7 @@ def test_bad_arguments_of_dispatch_are_refused(impl):
             ("experts", {"experts": below}),
             ("n_experts", {"n_experts": 0}),
             ("mask/experts", {"mask": valid["mask"][:3]}),
+            ("mask/experts", {"mask": valid["mask"][:, None]}),
             ("segments/experts", {"segments": segments[:3]}),
             ("segments", {"segments": segments - 1}),
             ("capacity/segments", {"capacity": [1, 2]}),

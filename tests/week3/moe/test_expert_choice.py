@@ -1,6 +1,7 @@
 """`expert_choice`: experts choose tokens."""
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -8,15 +9,15 @@ from grading.marks import requirement
 from grading.matching import assert_integers, assert_matches, check_refusals, refused
 from grading.truth import GroundTruth
 from spec import NotSupported
-from tests.week3.moe.cases import SEEDS, apart, normal
+from tests.week3.moe.cases import DTYPES, SEEDS, apart, normal
 
 reference = GroundTruth("moe")
 
 
-def clear_columns(rng, tokens, n_experts):
+def clear_columns(rng, tokens, n_experts, dtype="float32"):
     """Logits in which each expert's scores of the tokens are clearly apart."""
     while True:
-        logits = normal(rng, (tokens, n_experts), magnitude=2.0)
+        logits = normal(rng, (tokens, n_experts), dtype, 2.0)
         scores = np.exp(logits.astype(np.float64))
         scores = scores / scores.sum(axis=1, keepdims=True)
         if all(apart(np.sort(column)[::-1]) for column in scores.T):
@@ -48,6 +49,27 @@ def test_padding_is_never_taken(impl, seed, capacity):
         logits[~mask] = padding
         actual = impl.expert_choice(logits, capacity, mask=mask)
         assert_choice(actual, reference.expert_choice(logits, capacity, mask=mask))
+
+
+@requirement("MOE-50")
+def test_without_candidates_nothing_is_taken(impl):
+    for logits, mask in ((np.zeros((3, 4)), np.zeros(3, bool)), (np.zeros((0, 4)), None)):
+        logits = logits.astype(np.float32)
+        actual = impl.expert_choice(logits, 2, mask=mask)
+        assert_choice(actual, reference.expert_choice(logits, 2, mask=mask))
+
+
+@requirement("MOE-50")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_weights_of_a_choice_are_float32(impl, dtype):
+    logits = clear_columns(np.random.default_rng(1), 5, 3, dtype)
+    assert_choice(impl.expert_choice(logits, 2), reference.expert_choice(logits, 2))
+
+
+@requirement("MOE-50")
+def test_a_choice_by_large_logits_is_finite(impl):
+    logits = np.array([[1e4, 0, 1e4 - 1], [-1e4, 1, -1e4], [0, -3e4, 1]], np.float32)
+    assert_choice(impl.expert_choice(logits, 1), reference.expert_choice(logits, 1))
 
 
 @requirement("MOE-50")

@@ -8,12 +8,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grading.marks import requirement
-from grading.matching import assert_integers, check_refusals, refused
+from grading.matching import assert_integers, assert_matches, check_refusals, refused
 from grading.ranks import Ranks
 from grading.truth import GroundTruth
 from spec import NotSupported
 from spec.moe import QuantizedMatrix, RouterConfig
-from tests.week3.moe.cases import SEEDS, Size, assert_output, layer
+from tests.week3.moe.cases import SEEDS, Size, assert_output, layer, part
 from tests.week3.moe.quantized import quantized
 from tests.week3.moe.test_dispatch import choices
 
@@ -82,10 +82,11 @@ def check(impl, case, source_lens, ranks=None, expected=None):
 
 
 @requirement("MOE-52")
-@given(seed=SEEDS, ranks=RANKS, tokens=st.sampled_from([0, 1, 8]))
-@example(seed=1, ranks=3, tokens=8)
-def test_the_plan_says_who_sends_what(impl, seed, ranks, tokens):
-    experts, source_lens = choices(seed, tokens, k=2), lengths(seed, ranks, tokens)
+@given(seed=SEEDS, ranks=RANKS, tokens=st.sampled_from([0, 1, 8]), k=st.sampled_from([1, 2, 6]))
+@example(seed=1, ranks=3, tokens=8, k=2)
+@example(seed=1, ranks=3, tokens=8, k=1)
+def test_the_plan_says_who_sends_what(impl, seed, ranks, tokens, k):
+    experts, source_lens = choices(seed, tokens, k=k), lengths(seed, ranks, tokens)
     actual = impl.expert_parallel_plan(experts, 6, ranks, source_lens)
     expected = reference.expert_parallel_plan(experts, 6, ranks, source_lens)
     for f in fields(expected):
@@ -107,6 +108,43 @@ def test_any_number_of_ranks_gives_the_result_of_one(impl, seed, ranks, shared):
 def test_ranks_work_in_half_precision(impl, dtype):
     config = RouterConfig(3, router_dtype="activations")
     check(impl, layer(1, config, 7, SIZE, dtype=dtype, shared="plain"), [2, 4, 1])
+
+
+@requirement("MOE-53")
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (RouterConfig(1), {"gate": False, "activation": "relu"}),
+        (RouterConfig(2), {"activation": "relu", "shared": "plain"}),
+        (RouterConfig(2, "softmax_of_topk"), {"activation": "swigluoai", "router_bias": True, "limit": 1.0}),
+        (RouterConfig(2, n_groups=2, top_groups=1, scale=16.0), {"selection_bias": True}),
+    ],
+)
+def test_ranks_take_every_router_and_activation(impl, config, options):
+    check(impl, layer(1, config, 9, SIZE, **options), [5, 0, 4])
+
+
+@requirement("MOE-53")
+def test_ranks_keep_nan_in_its_row(impl):
+    case = layer(1, RouterConfig(2), 5, SIZE)
+    expected, x = case.run(reference), case.x.copy()
+    x[3, 0] = np.nan
+    first, second = run(impl, replace(case, x=x), [2, 3])
+    assert np.isnan(second.y[1]).all(), f"y of NaN: expected NaN, got {second.y[1]}"
+    assert_matches(first.y, part(expected.y, slice(2)), "y of the first rank")
+    assert_matches(second.y[[0, 2]], part(expected.y, [2, 4]), "y of the second rank")
+
+
+@requirement("MOE-53")
+def test_a_rank_never_reads_an_expert_that_nobody_chose(impl):
+    case = layer(1, RouterConfig(1), 3, SIZE, biases=True)
+    expected = case.run(reference)
+    unread = np.setdiff1d(np.arange(6), expected.routing.experts)
+    names = ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")
+    poisoned = {name: getattr(case.experts, name).copy() for name in names}
+    for matrix in poisoned.values():
+        matrix[unread] = np.nan
+    check(impl, replace(case, experts=replace(case.experts, **poisoned)), [2, 1], expected=expected)
 
 
 @requirement("MOE-53")
@@ -188,6 +226,7 @@ def test_impossible_plans_are_refused(impl):
             ("source_lens/experts", {"source_lens": [3, 3]}),
             ("source_lens", {"source_lens": [6, -1]}),
             ("experts/n_experts", {"experts": valid["experts"] + 4}),
+            ("experts", {"experts": valid["experts"] - 4}),
             ("experts", {"experts": valid["experts"][0]}),
         ],
     )

@@ -14,6 +14,7 @@ from spec.moe import RouterConfig
 from tests.week3.moe.cases import (
     CONFIGS,
     DTYPES,
+    GROUPED,
     SEEDS,
     SIZES,
     Size,
@@ -39,6 +40,12 @@ def test_a_token_gets_the_weighted_sum_of_its_experts(impl, case):
     check(impl, case)
 
 
+@requirement("MOE-16")
+@pytest.mark.parametrize("gate", [False, True])
+def test_large_products_stay_finite(impl, gate):
+    check(impl, layer(1, RouterConfig(2), 5, Size(6, 5, 7), gate=gate, magnitude=200.0))  # exp 89 overflows
+
+
 @requirement("MOE-17")
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "silu"])
@@ -52,12 +59,14 @@ def test_an_expert_may_have_no_gate(impl, seed, size, activation, gate):
     seed=SEEDS,
     size=SIZES,
     limits=st.sampled_from([{}, {"limit": 1.0}, {"limit": 2.5, "alpha": 0.7}]),
+    biases=st.booleans(),
 )
-@example(seed=1, size=Size(8, 10, 4), limits={})
-@example(seed=1, size=Size(8, 10, 4), limits={"limit": 1.0})
-def test_gpt_oss_clamps_its_experts(impl, seed, size, limits):
-    config = RouterConfig(2, "softmax_of_topk")
-    check(impl, layer(seed, config, 3, size, activation="swigluoai", magnitude=5.0, **limits))
+@example(seed=1, size=Size(8, 10, 4), limits={}, biases=False)
+@example(seed=1, size=Size(8, 10, 4), limits={"limit": 1.0}, biases=False)
+@example(seed=1, size=Size(8, 10, 4), limits={"limit": 1.0}, biases=True)
+def test_gpt_oss_clamps_its_experts(impl, seed, size, limits, biases):
+    config, options = RouterConfig(2, "softmax_of_topk"), {"activation": "swigluoai", "biases": biases}
+    check(impl, layer(seed, config, 3, size, magnitude=5.0, **options, **limits))
 
 
 @requirement("MOE-19")
@@ -71,8 +80,22 @@ def test_biases_are_weighted_with_their_expert(impl, case):
     check(impl, case)
 
 
+@requirement("MOE-19")
+@pytest.mark.parametrize("only", ["gate_bias", "up_bias", "down_bias"])
+def test_each_bias_may_be_the_only_one(impl, only):
+    case = layer(1, RouterConfig(2), 3, Size(6, 5, 7), biases=True)
+    others = {name: None for name in ("gate_bias", "up_bias", "down_bias") if name != only}
+    check(impl, replace(case, experts=replace(case.experts, **others)))
+
+
 @requirement("MOE-20")
-@given(case=layers(config=SCALED, shared="plain"))
+@given(
+    case=layers(config=SCALED, shared="plain")
+    | layers(config=SCALED, shared="plain", activation="relu")
+    | layers(config=SCALED, shared="plain", activation="swigluoai", biases=True)
+)
+@example(case=layer(1, SCALED, 3, Size(6, 5, 7), shared="plain", activation="relu"))
+@example(case=layer(1, SCALED, 3, Size(6, 5, 7), shared="plain", biases=True))
 def test_the_shared_expert_is_added_as_it_is(impl, case):
     check(impl, case)
 
@@ -138,6 +161,30 @@ def test_half_precision_outside_float32_inside(impl, data, dtype):
 
 
 @requirement("MOE-24")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weights", DTYPES)
+@given(seed=SEEDS)
+def test_weights_may_have_another_dtype_than_the_tokens(impl, seed, dtype, weights):
+    options = {"router_bias": True, "shared": "gated", "biases": True}
+    check(impl, layer(seed, RouterConfig(2), 3, Size(6, 5, 7), dtype=dtype, weights=weights, **options))
+
+
+@requirement("MOE-24")
+@HALVES
+@pytest.mark.parametrize("name", ["gate", "up"])
+def test_a_float32_matrix_is_not_rounded_to_the_dtype_of_the_tokens(impl, dtype, name):
+    case = layer(1, RouterConfig(2), 3, Size(6, 5, 7), dtype=dtype, weights="float32")
+    x, router_weight = case.x.copy(), np.zeros_like(case.router_weight)
+    x[:, :2] = 1
+    router_weight[:, 0] = np.arange(6)
+    matrix = getattr(case.experts, name).copy()
+    matrix[:, :, 0] += 4096  # in half precision a multiple of 4 or more
+    matrix[:, :, 1] -= 4096
+    experts = replace(case.experts, **{name: matrix})
+    check(impl, replace(case, x=x, router_weight=router_weight, experts=experts))
+
+
+@requirement("MOE-24")
 @HALVES
 @given(seed=SEEDS)
 def test_long_sums_keep_their_precision(impl, seed, dtype):
@@ -158,6 +205,12 @@ def test_neighbours_do_not_matter(impl, case, seed):
 
 
 @requirement("MOE-25")
+@pytest.mark.parametrize("n_experts", [4, 12])
+def test_a_long_batch_is_computed_like_a_short_one(impl, n_experts):
+    check(impl, layer(1, RouterConfig(2, normalize=True), 90, Size(n_experts, 5, 7), shared="plain"))
+
+
+@requirement("MOE-25")
 @given(case=layers(config=RouterConfig(3), min_tokens=2))
 @example(case=layer(1, RouterConfig(3), 5, Size(8, 10, 4)))
 def test_the_same_call_gives_the_same_bits(impl, case):
@@ -170,6 +223,7 @@ def test_the_same_call_gives_the_same_bits(impl, case):
 @requirement("MOE-26")
 @given(case=layers(min_tokens=2, shared="plain"), bad=st.sampled_from([0, 1]), whole=st.booleans())
 @example(case=layer(1, RouterConfig(2), 5, Size(6, 5, 7)), bad=1, whole=False)
+@example(case=layer(1, GROUPED, 5, Size(6, 5, 7)), bad=1, whole=True)
 def test_nan_stays_in_its_row(impl, case, bad, whole):
     others = np.arange(len(case.x)) != bad
     x = case.x.copy()
@@ -200,15 +254,25 @@ def test_an_expert_nobody_chose_is_never_read(impl, case):
 
 @requirement("MOE-41")
 @pytest.mark.parametrize("shared", [None, "gated"])
-def test_no_tokens_give_no_rows(impl, shared):
-    case = layer(1, RouterConfig(2), 0, Size(6, 5, 7), shared=shared)
+@pytest.mark.parametrize("config", [RouterConfig(2), RouterConfig(2, capacity_factor=1.0)])
+def test_no_tokens_give_no_rows(impl, config, shared):
+    case = layer(1, config, 0, Size(6, 5, 7), shared=shared)
     check(impl, case)
+    check(impl, case.with_options(mask=np.ones(0, bool), segments=np.zeros(0, np.int32)))
 
 
 @requirement("MOE-41")
+@pytest.mark.parametrize("size", [Size(4, 1, 3), Size(4, 3, 1), Size(1, 1, 1), Size(5, 4, 4)])
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_widths_may_be_one_or_equal(impl, size, tokens):
+    check(impl, layer(1, RouterConfig(1), tokens, size, biases=True))
+
+
+@requirement("MOE-41")
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
 @given(seed=SEEDS)
-def test_one_expert_is_a_plain_network(impl, seed):
-    check(impl, layer(seed, RouterConfig(1), 3, Size(1, 5, 7)))
+def test_one_expert_is_a_plain_network(impl, seed, scoring):
+    check(impl, layer(seed, RouterConfig(1, scoring), 3, Size(1, 5, 7)))
 
 
 @requirement("MOE-41")
@@ -251,6 +315,7 @@ def test_bad_arguments_of_the_layer_are_refused(impl):
             ("router_bias/router_weight", {"router_bias": case.options["router_bias"][:5]}),
             ("selection_bias/router_weight", {"selection_bias": case.options["selection_bias"][:5]}),
             ("mask/x", {"mask": np.ones(3, bool)}),
+            ("mask/x", {"mask": np.ones((4, 1), bool)}),
             ("segments/x", {"segments": np.zeros(3, np.int32)}),
             ("segments", {"segments": np.array([0, 0, -1, 0], np.int32)}),
             ("segments", {"segments": np.array([0, 0, -1, 0], np.int32), "config": limited}),

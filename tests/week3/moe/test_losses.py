@@ -12,7 +12,7 @@ from tests.week3.moe.cases import DTYPES, SEEDS, normal
 
 reference = GroundTruth("moe")
 
-GROUPS = st.sampled_from([(1, 1), (1, 6), (2, 4), (3, 5)])
+GROUPS = st.sampled_from([(1, 1), (1, 6), (2, 4), (3, 5), (2, 7), (2, 0)])  # 7: as many as experts
 OPTIONS = {
     "scoring": st.sampled_from(["softmax", "sigmoid"]),
     "pooling": st.sampled_from(["all", "each"]),
@@ -23,7 +23,8 @@ BOTH = pytest.mark.parametrize("loss", ["load_balancing_loss", "load_balancing_l
 
 def assignments(rng, shape, n_experts, k):
     """Some experts are never used, others much."""
-    ids = [rng.permutation(n_experts - 1)[:k] for _ in range(np.prod(shape))]
+    used = rng.permutation(n_experts)[: max(k, n_experts - 1)]
+    ids = [rng.permutation(used)[:k] for _ in range(np.prod(shape))]
     return np.array(ids, np.int32).reshape(*shape, k)
 
 
@@ -45,6 +46,7 @@ def check(impl, loss, seed, groups, n_experts=7, k=3, masked=0.0, dtype="float32
 @given(seed=SEEDS, groups=GROUPS, k=st.integers(1, 4), divide_by_k=st.booleans())
 @example(seed=1, groups=(1, 6), k=3, divide_by_k=False)
 @example(seed=1, groups=(1, 6), k=3, divide_by_k=True)
+@example(seed=1, groups=(2, 0), k=3, divide_by_k=True)
 def test_the_balance_loss_counts_slots_and_averages_scores(impl, seed, groups, k, divide_by_k):
     check(impl, "load_balancing_loss", seed, groups, k=k, divide_by_k=divide_by_k)
 
@@ -53,6 +55,23 @@ def test_the_balance_loss_counts_slots_and_averages_scores(impl, seed, groups, k
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_balance_loss_is_float32(impl, dtype):
     check(impl, "load_balancing_loss", 1, (2, 5), dtype=dtype)
+
+
+@requirement("MOE-46")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_gradient_is_float32(impl, seed, dtype):
+    check(impl, "load_balancing_loss_grad", seed, (2, 5), dtype=dtype)
+
+
+@requirement("MOE-43")
+@BOTH
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_the_balance_loss_of_large_logits_is_finite(impl, loss, scoring):
+    logits = np.array([[[1e4, 1e4 - 1, 0], [-1e4, 3, 2], [-1e4, -1e4, -1e4 + 1]]], np.float32)
+    arguments = logits, np.array([[[0], [1], [2]]], np.int32), 3
+    actual = getattr(impl, loss)(*arguments, scoring=scoring)
+    assert_matches(actual, getattr(reference, loss)(*arguments, scoring=scoring))
 
 
 @requirement("MOE-43")
@@ -81,11 +100,12 @@ def test_sigmoid_scores_that_vanish_make_no_nan(impl):
 
 
 @requirement("MOE-45")
-@given(seed=SEEDS, groups=GROUPS, pooling=st.sampled_from(["all", "each"]))
-@example(seed=1, groups=(3, 5), pooling="all")
-@example(seed=1, groups=(3, 5), pooling="each")
-def test_pooled_is_not_averaged(impl, seed, groups, pooling):
-    check(impl, "load_balancing_loss", seed, groups, pooling=pooling)
+@given(seed=SEEDS, groups=GROUPS, pooling=st.sampled_from(["all", "each"]), masked=st.sampled_from([0, 0.4]))
+@example(seed=1, groups=(3, 5), pooling="all", masked=0)
+@example(seed=1, groups=(3, 5), pooling="each", masked=0)
+@example(seed=1, groups=(3, 5), pooling="each", masked=0.4)  # groups with tokens of different number
+def test_pooled_is_not_averaged(impl, seed, groups, pooling, masked):
+    check(impl, "load_balancing_loss", seed, groups, pooling=pooling, masked=masked)
 
 
 @requirement("MOE-46")
@@ -99,7 +119,8 @@ def test_the_gradient_goes_through_the_scores_alone(impl, seed, groups, scoring,
 
 @requirement("MOE-47")
 @pytest.mark.parametrize("dtype", DTYPES)
-@given(seed=SEEDS, tokens=st.sampled_from([1, 5]))
+@given(seed=SEEDS, tokens=st.sampled_from([0, 1, 5, 6]))
+@example(seed=1, tokens=0)
 def test_the_z_loss_is_the_mean_squared_log_sum_exp(impl, seed, tokens, dtype):
     logits = normal(np.random.default_rng(seed), (tokens, 6), dtype, 2.0)
     assert_matches(impl.router_z_loss(logits), reference.router_z_loss(logits))
@@ -129,9 +150,10 @@ def test_balance_has_load_violation_and_entropy(impl, seed, shape):
 
 
 @requirement("MOE-48")
-@pytest.mark.parametrize("experts", [[[0, 1], [2, 3]], [[1], [1]], []])
-def test_balance_at_its_ends(impl, experts):
-    experts = np.array(experts, np.int32).reshape(len(experts), -1 if experts else 2)
+@pytest.mark.parametrize("experts", [[[0, 1], [2, 3]], [[1], [1]], [], [[2]] * 300])
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8])
+def test_balance_at_its_ends(impl, experts, dtype):
+    experts = np.array(experts, dtype).reshape(len(experts), -1 if experts else 2)
     assert_balance(impl.balance(experts, 4), reference.balance(experts, 4))
 
 
@@ -153,6 +175,24 @@ def test_a_load_that_is_the_mean_moves_nothing(impl):
         load = np.array(load, np.int32)
         actual = impl.update_selection_bias(bias, load, 0.25)
         assert_matches(actual, reference.update_selection_bias(bias, load, 0.25))
+
+
+@requirement("MOE-49")
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8])
+def test_loads_are_compared_without_overflow(impl, dtype):
+    unit = 2**28 if dtype != np.uint8 else 30  # a sum of 12 units does not fit
+    load = (unit * np.array([1, 5, 3, 0, 3])).astype(dtype)
+    bias = np.zeros(5, np.float32)
+    actual = impl.update_selection_bias(bias, load, 0.25)
+    assert_matches(actual, reference.update_selection_bias(bias, load, 0.25))
+
+
+@requirement("MOE-49")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_bias_is_float32(impl, dtype):
+    bias, load = normal(np.random.default_rng(1), (4,), dtype), np.array([3, 1, 4, 0], np.int32)
+    actual = impl.update_selection_bias(bias, load, 0.001)
+    assert_matches(actual, reference.update_selection_bias(bias, load, 0.001))
 
 
 @requirement("MOE-61")

@@ -12,7 +12,7 @@ from grading.matching import check_refusals
 from grading.truth import GroundTruth
 from spec.moe import RouterConfig
 from tests.week3.moe.cases import SEEDS, Size, assert_output, layer
-from tests.week3.moe.quantized import quantized
+from tests.week3.moe.quantized import MATRICES, quantized
 
 reference = GroundTruth("moe")
 
@@ -59,6 +59,31 @@ def test_quantised_experts_take_half_precision(impl, dtype):
 )
 def test_quantised_experts_have_biases_and_activations(impl, options):
     check(impl, layer(1, RouterConfig(2), 3, Size(4, 64, 32), **options), 4, 32)
+
+
+@requirement("MOE-27")
+def test_scales_may_be_negative_or_zero(impl):
+    case = layer(1, RouterConfig(2), 3, Size(4, 64, 32))
+    experts = quantized(case.experts, 4, 32)
+    signs = np.random.default_rng(1).integers(-1, 2, experts.up.scales.shape).astype(np.float32)
+    up = replace(experts.up, scales=experts.up.scales * signs)
+    case = replace(case, experts=replace(experts, up=up))
+    assert_output(case.run(impl), case.run(reference))
+
+
+@requirement("MOE-28")
+def test_a_quantised_expert_nobody_chose_is_never_read(impl):
+    case = layer(1, RouterConfig(1), 2, Size(4, 64, 32))
+    case = replace(case, experts=quantized(case.experts, 4, 32))
+    expected = case.run(reference)
+    unread = np.setdiff1d(np.arange(4), expected.routing.experts)
+    poisoned = {}
+    for name in MATRICES:
+        matrix = getattr(case.experts, name)
+        scales = matrix.scales.copy()
+        scales[unread] = np.nan
+        poisoned[name] = replace(matrix, scales=scales)
+    assert_output(replace(case, experts=replace(case.experts, **poisoned)).run(impl), expected)
 
 
 @requirement("MOE-42")

@@ -12,17 +12,23 @@ from grading.matching import assert_integers, assert_matches, check_refusals, re
 from grading.truth import GroundTruth
 from spec import InvalidArgument, moe
 from spec.moe import RouterConfig
-from tests.week3.moe.cases import SEEDS, assert_experts, assert_routing, clear_logits
+from tests.week3.moe.cases import DTYPES, SEEDS, assert_experts, assert_routing, clear_logits
 
 reference = GroundTruth("moe")
 
-TOKENS = st.sampled_from([1, 4])
+TOKENS = st.sampled_from([1, 4, 6])  # 6: as many as there are experts
 GROUPS = RouterConfig(3, n_groups=4, top_groups=2)  # of 12 experts: 4 groups of 3
+# Two groups; one open group with just the experts that are needed; all groups open.
+OPEN = st.sampled_from([(4, 2), (2, 1), (4, 1), (3, 3)])
 
 
 def check(impl, config, seed, tokens, n_experts=6, **options):
     logits = clear_logits(np.random.default_rng(seed), tokens, n_experts, config, **options)
     assert_routing(impl.route(logits, config), reference.route(logits, config))
+
+
+def open_groups(groups, **changes):
+    return replace(GROUPS, n_groups=groups[0], top_groups=groups[1], **changes)
 
 
 def check_biased(impl, config, seed, tokens, n_experts, *, center=0.0):
@@ -52,6 +58,22 @@ def test_of_equal_logits_the_lower_id_comes_first(impl, logits, k):
     best_first = [sorted(range(8), key=lambda e, row=row: (-row[e], e))[:k] for row in logits]
     actual = impl.route(np.array(logits, np.float32), RouterConfig(k, "softmax_of_topk"))
     assert_integers(actual.experts, best_first, "experts")
+
+
+@requirement("MOE-01")
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid", "softmax_of_topk"])
+def test_without_tokens_there_is_no_choice(impl, scoring):
+    logits, config = np.zeros((0, 6), np.float32), RouterConfig(2, scoring)
+    assert_routing(impl.route(logits, config), reference.route(logits, config))
+
+
+@requirement("MOE-02")
+@pytest.mark.parametrize("scoring", ["sigmoid", "softmax_of_topk"])
+def test_ties_are_the_same_in_a_long_batch(impl, scoring):
+    rng = np.random.default_rng(1)
+    logits = rng.integers(-2, 3, (150, 8)) * rng.choice(np.float32([-1, 1]), (150, 8))  # some zeros are −0
+    best_first = [sorted(range(8), key=lambda e, row=row: (-row[e], e))[:5] for row in logits]
+    assert_integers(impl.route(logits, RouterConfig(5, scoring)).experts, best_first, "experts")
 
 
 @requirement("MOE-02")
@@ -126,29 +148,43 @@ def test_scores_that_vanish_give_weights_of_zero(impl):
     assert (actual.weights == 0).all(), f"weights: expected 0, got {actual.weights}"
 
 
+@requirement("MOE-06")
+def test_small_scores_are_divided_by_a_small_sum(impl):
+    logits = np.array([[-30, -31, -29, -32]], np.float32)  # sigmoids of 1e-13
+    config = RouterConfig(2, "sigmoid", normalize=True)
+    assert_routing(impl.route(logits, config), reference.route(logits, config))
+
+
 @requirement("MOE-07")
 @given(
     seed=SEEDS,
     tokens=TOKENS,
-    config=st.sampled_from([RouterConfig(2, "sigmoid", True), RouterConfig(3, "sigmoid"), RouterConfig(2)]),
+    config=st.sampled_from(
+        [RouterConfig(2, "sigmoid", True), RouterConfig(3, "sigmoid"), RouterConfig(2), GROUPS]
+    ),
 )
 @example(seed=0, tokens=4, config=RouterConfig(2, "sigmoid", True))
+@example(seed=0, tokens=4, config=GROUPS)
 def test_a_selection_bias_moves_only_the_choice(impl, seed, tokens, config):
-    check_biased(impl, config, seed, tokens, 6)
+    check_biased(impl, config, seed, tokens, 12)
 
 
 @requirement("MOE-08")
-@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]))
-@example(seed=1, tokens=4, scoring="softmax")
-def test_groups_with_the_best_expert(impl, seed, tokens, scoring):
-    check(impl, replace(GROUPS, scoring=scoring), seed, tokens, 12)
+@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]), groups=OPEN)
+@example(seed=1, tokens=4, scoring="softmax", groups=(4, 2))
+@example(seed=1, tokens=4, scoring="softmax", groups=(2, 1))
+@example(seed=1, tokens=4, scoring="softmax", groups=(4, 1))
+@example(seed=1, tokens=4, scoring="softmax", groups=(3, 3))
+def test_groups_with_the_best_expert(impl, seed, tokens, scoring, groups):
+    check(impl, open_groups(groups, scoring=scoring), seed, tokens, 12)
 
 
 @requirement("MOE-09")
-@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]))
-@example(seed=1, tokens=4, scoring="sigmoid")
-def test_groups_with_the_best_two(impl, seed, tokens, scoring):
-    check(impl, replace(GROUPS, scoring=scoring, group_score="top2_sum"), seed, tokens, 12)
+@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]), groups=OPEN)
+@example(seed=1, tokens=4, scoring="sigmoid", groups=(4, 2))
+@example(seed=1, tokens=4, scoring="sigmoid", groups=(2, 1))
+def test_groups_with_the_best_two(impl, seed, tokens, scoring, groups):
+    check(impl, open_groups(groups, scoring=scoring, group_score="top2_sum"), seed, tokens, 12)
 
 
 @requirement("MOE-09")
@@ -174,6 +210,15 @@ def test_a_closed_group_does_not_win_with_zero(impl):
     assert_experts(actual.experts, [[0, 2]])  # of groups 0 and 1; of the equals 2 and 3 the lower
 
 
+@requirement("MOE-10")
+def test_no_number_opens_a_closed_group(impl):
+    logits = np.zeros((1, 12), np.float32)
+    bias = np.float32(-20000 - 8 * np.array([6, 0, 9, 3, 11, 10, 2, 7, 8, 1, 4, 5]))
+    config = replace(GROUPS, scoring="sigmoid", top_groups=1)
+    actual = impl.route(logits, config, selection_bias=bias)
+    assert_experts(actual.experts, [[1, 0, 2]])  # of group 0, where expert 1 is the best of all
+
+
 @requirement("MOE-11")
 @pytest.mark.parametrize("group_score", ["max", "top2_sum"])
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
@@ -196,11 +241,13 @@ def test_of_equal_groups_the_lower_id(impl, scoring, group_score):
             RouterConfig(2, "sigmoid", normalize=True, scale=0.5),
             RouterConfig(3, scale=16.0),
             RouterConfig(2, "softmax_of_topk", scale=2.5),
+            RouterConfig(3, normalize=True, scale=0.0),
         ]
     ),
 )
 @example(seed=1, tokens=1, config=RouterConfig(3, normalize=True, scale=2.5))
 @example(seed=1, tokens=1, config=RouterConfig(2, "softmax_of_topk", scale=2.5))
+@example(seed=1, tokens=1, config=RouterConfig(3, normalize=True, scale=0.0))
 def test_the_scale_comes_last(impl, seed, tokens, config):
     check(impl, config, seed, tokens)
 
@@ -208,9 +255,21 @@ def test_the_scale_comes_last(impl, seed, tokens, config):
 @requirement("MOE-13")
 @pytest.mark.parametrize("scoring", ["softmax", "sigmoid", "softmax_of_topk"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@given(seed=SEEDS)
-def test_half_precision_logits_are_scored_in_float32(impl, seed, scoring, dtype):
-    check(impl, RouterConfig(3, scoring, True), seed, 4, dtype=dtype)
+@given(seed=SEEDS, normalize=st.booleans())
+@example(seed=1, normalize=False)
+def test_half_precision_logits_are_scored_in_float32(impl, seed, normalize, scoring, dtype):
+    check(impl, RouterConfig(3, scoring, normalize), seed, 4, dtype=dtype)
+
+
+@requirement("MOE-13")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_bias_on_half_precision_scores_is_not_rounded(impl, dtype):
+    logits = np.zeros((1, 8), DTYPES[dtype])
+    bias = 8 + 2.0**-9 * np.array(
+        [[3, 7, 0, 5, 1, 6, 4, 2]]
+    )  # near 8, half precision has steps of 2^-7 or more
+    actual = impl.route(logits, RouterConfig(3, "sigmoid"), selection_bias=np.float32(bias[0]))
+    assert_experts(actual.experts, [[1, 5, 3]])
 
 
 @requirement("MOE-13")
@@ -250,6 +309,8 @@ def test_routers_that_cannot_work_are_refused(impl):
             ("logits", {"logits": broken}),
             ("logits", {"logits": logits[0]}),
             ("selection_bias/logits", {"selection_bias": bias[:7]}),
+            ("selection_bias/logits", {"selection_bias": bias[None]}),
+            ("logits", {"logits": logits[None]}),
             ("selection_bias/scoring", {"config": chosen}),
             ("n_groups/scoring", {"config": grouped, "selection_bias": None}),
             ("top_k", {"config": replace(config, top_k=0)}),
