@@ -2,17 +2,25 @@
 
 import json
 import random
-import re
 import sys
 import traceback
-from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from grading import terminal
+from grading.asked import (
+    ids_of,
+    known_topics,
+    must_be_writable,
+    must_exist,
+    nearest,
+    place_of,
+    recorded_in,
+    requirement_of,
+)
 from grading.clone import ROOT, UsageError, check_clone
 
 if TYPE_CHECKING:
@@ -106,10 +114,10 @@ def grade(
     if in_process and isolation:
         raise UsageError("--in-process and --isolation exclude each other: in process nothing is isolated")
     for path in paths:
-        _must_exist(path)
-    topics = _known_topics(topic)
-    _must_be_writable(json_file)
-    _must_be_writable(junit_file)
+        must_exist(path)
+    topics = known_topics(topic)
+    must_be_writable(json_file)
+    must_be_writable(junit_file)
 
     from grading.files import to_json, to_junit, write_whole
     from grading.render import scorecard
@@ -146,9 +154,9 @@ def replay(
     id: RequirementId,
 ) -> None:
     """Run exactly the failing inputs of a report again."""
-    requirement = _requirement(id)
-    recorded = _recorded(report_file, requirement.id)
-    path = _where(recorded)
+    requirement = requirement_of(id)
+    recorded = recorded_in(report_file, requirement.id)
+    path = place_of(recorded)
 
     from grading.render import one_requirement
 
@@ -177,7 +185,7 @@ def list_requirements(
 
     from grading.requirements import requirements, topics
 
-    chosen = {name: requirements(name) for name in _known_topics(topic) or topics()}
+    chosen = {name: requirements(name) for name in known_topics(topic) or topics()}
     if as_json:
         fields = ("id", "title", "level", "needs")
         rows = {name: [{f: getattr(r, f) for f in fields} for r in found] for name, found in chosen.items()}
@@ -207,7 +215,7 @@ def explain(
     from rich.markdown import Markdown
     from rich.text import Text
 
-    requirement = _requirement(id)
+    requirement = requirement_of(id)
     console = terminal.console()
     facts = f"{requirement.topic} · {requirement.level}"
     facts += f" · needs {', '.join(requirement.needs)}" if requirement.needs else ""
@@ -240,8 +248,8 @@ def bench(topic: TopicNames = None, json_file: JsonFile = None) -> None:
     benches = [name for name, file in files.items() if file.exists()]
     if not benches:
         raise UsageError("no benchmarks here: they measure the solution, which this clone does not have")
-    chosen = [_nearest("benchmark", name, benches) for name in topic or benches]
-    _must_be_writable(json_file)
+    chosen = [nearest("benchmark", name, benches) for name in topic or benches]
+    must_be_writable(json_file)
 
     sys.path.insert(0, str(ROOT))  # `tests` is no installed package
     blas.preload()
@@ -272,7 +280,7 @@ def audit(
 
     console = terminal.console()
     missed = False
-    for card in examine(_known_topics(topic) or list(topics()), seeds, console):
+    for card in examine(known_topics(topic) or list(topics()), seeds, console):
         for sentence in card.missed():
             missed = True
             console.print(f"{card.topic}: {sentence}", soft_wrap=True)
@@ -293,7 +301,7 @@ def release(
     """Write the hand-out for learners: everything but the solution."""
     from grading.release import write_release
 
-    files = write_release(folder, _chosen(only or []))
+    files = write_release(folder, ids_of(only or []))
     print(f"{folder}: {files} files. Learners begin there: pip install -e . && week3 new")
 
 
@@ -303,94 +311,6 @@ def doctor() -> None:
     from grading.doctor import doctor as examine
 
     raise typer.Exit(examine(terminal.console()))
-
-
-# ---- What was asked for, or a sentence that says what there is. ----
-
-
-def _must_exist(path: Path) -> None:
-    if path.is_dir():
-        return
-    if path.exists():
-        raise UsageError(f"{path} is a file, and a submission is a folder. Did you mean {path.parent}?")
-    there = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, there, n=1)
-    raise UsageError(f"no folder {path}." + (f" Did you mean {path.parent / near[0]}?" if near else ""))
-
-
-def _must_be_writable(file: Path | None) -> None:
-    """Said before the work, not after it."""
-    from grading.files import can_be_written
-
-    if file and not can_be_written(file):
-        raise UsageError(f"{file} cannot be written: name a file, in a folder that exists and is yours")
-
-
-def _known_topics(names: list[str] | None) -> list[str] | None:
-    from grading.requirements import topics
-
-    return [_nearest("topic", name, topics()) for name in names] if names else None
-
-
-def _requirement(id: str) -> "Requirement":
-    from grading.requirements import by_id
-
-    written = re.fullmatch(r"([A-Z]+)-?0*(\d+)", id.upper())  # LC-1, lc01 and LC-01 are one
-    id = f"{written[1]}-{int(written[2]):02}" if written else id.upper()
-    return by_id()[_nearest("requirement", id, by_id())]
-
-
-def _chosen(only: list[str]) -> list[str]:
-    """The ids that topics, levels and ids name: of several topics or levels any, of both those in both."""
-    from grading.requirements import LEVELS, by_id, topics
-
-    words = [word if word in (*topics(), *LEVELS) else _requirement(word).id for word in only]
-    in_topic = [word for word in words if word in topics()]
-    at_level = [word for word in words if word in LEVELS]
-    return [
-        id
-        for id, requirement in by_id().items()
-        if id in words
-        or (in_topic or at_level)
-        and (not in_topic or requirement.topic in in_topic)
-        and (not at_level or requirement.level in at_level)
-    ]
-
-
-def _nearest(kind: str, name: str, known: Collection[str]) -> str:
-    if name in known:
-        return name
-    near = get_close_matches(name, known, n=1)
-    there = f"There are: {', '.join(known)}" if len(known) <= 10 else "All of them: week3 list"
-    raise UsageError(f"no {kind} {name}. " + (f"Did you mean {near[0]}? " if near else "") + there)
-
-
-def _recorded(file: Path, id: str) -> dict[str, Any]:
-    """The one report in this file in which the requirement failed."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        reports: list[dict[str, Any]] = data if isinstance(data, list) else [data]
-        results = [(report, report["requirements"].get(id, {})) for report in reports]
-        failing = [report for report, result in results if result.get("status") in ("broken", "error")]
-        names = [str(report["implementation"]) for report in failing]
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"{file} is no report of week3 grade --json") from error
-    if len(failing) != 1:
-        found = ", ".join(names) or "none"
-        raise UsageError(f"{file}: expected one submission in which {id} failed, found {found}")
-    return failing[0]
-
-
-def _where(recorded: Mapping[str, Any]) -> Path:
-    """The submission of a report: where it was graded, or on another machine the same path from here."""
-    path = Path(recorded.get("path", recorded["implementation"]))
-    if not path.is_dir():
-        path = Path(recorded["implementation"])
-        _must_exist(path)
-        print(f"week3: graded elsewhere; replaying {path.resolve()}", file=sys.stderr)
-    return path
 
 
 # ---- What the commands share. ----

@@ -17,6 +17,18 @@ _IN_BRIEF = 8  # and these with a line each
 _BAR = 24
 
 
+def _failing_alike(report: Report) -> dict[str, str]:
+    """{topic: message} where one cause fails everything, as when a module cannot be imported."""
+    found = {}
+    for topic in report.topics:
+        results = [r for r in report.requirements.values() if r.topic == topic and not r.unwritten]
+        messages = {test.message for r in results for test in r.tests}
+        unnamed = all(r.status == "broken" and not r.diagnosis for r in results)
+        if len(messages) == 1 and len(results) > 1 and unnamed:
+            found[topic] = messages.pop()
+    return found
+
+
 def _with_different_bugs(wrong: list[Root]) -> list[Root]:
     """Of roots that one and the same known bug explains only the first."""
     by_bug = {tuple(root.requirement.diagnosis) or root.requirement.id: root for root in reversed(wrong)}
@@ -47,10 +59,14 @@ def scorecard(
         console.print("\nEvery requirement is met.", style="bold green")
     elif report.nothing_wrong and report.score:
         console.print("\nEverything that is written so far is right.", style="bold green")
-    told = _with_different_bugs(wrong)[:_IN_FULL]
+    alike = _failing_alike(report)
+    for topic, message in alike.items():
+        _topic_in_full(topic, message, console)
+    single = [root for root in wrong if root.requirement.topic not in alike]
+    told = _with_different_bugs(single)[:_IN_FULL]
     for root in told:
         _in_full(root, console, hints or {})
-    _in_brief([root for root in wrong if root not in told], told, console)
+    _in_brief([root for root in single if root not in told], told, console)
     if unwritten:
         _next_function(unwritten[0], console)
     if found:
@@ -117,6 +133,11 @@ def _score(name: str, width: int, score: float, most: float, note: str) -> Text:
     return Text.assemble(
         (f"  {name:<{width}}  ", "bold"), *bar, f"  {score:5.1f}", (f"  {note}" if note else "", "dim")
     )
+
+
+def _topic_in_full(topic: str, message: str, console: Console) -> None:
+    console.print(Text(f"\n{topic} · every requirement", "bold red"))
+    _indented(_shortened(message), console)
 
 
 def _in_full(root: Root, console: Console, hints: Mapping[str, str]) -> None:

@@ -114,6 +114,16 @@ def test_the_command_for_a_debugger_works_from_where_one_is(monkeypatch, tmp_pat
     )
 
 
+def test_what_fails_everything_alike_is_told_once():
+    message = "SyntaxError: invalid syntax (paged_attention.py, line 3)"
+    ids = [f"PA-{n:02}" for n in range(1, 9)]
+    text = card(report_of(*(broken(id, message=message) for id in ids), score=0.0))
+    assert f"paged_attention · every requirement\n  {message}\n" in text
+    assert text.count(message) == 1
+    text = card(report_of(*(broken(id, message=message) for id in ids), met("PA-09")))
+    assert "every requirement\n" not in text
+
+
 def test_several_possible_bugs_are_told_as_possible():
     text = card(report_of(broken("PA-05", diagnosis=["does this", "does that"])))
     assert "This may be what happens when an implementation does that." in text
