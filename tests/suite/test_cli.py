@@ -524,6 +524,12 @@ def test_the_handout_has_no_benchmarks_and_says_so(handout):
     assert b"no benchmarks here" in done.stderr
 
 
+def test_the_handout_has_no_audit_and_says_so(handout):
+    done = subprocess_week3("audit", root=handout)
+    assert done.returncode == 2
+    assert b"no audit here" in done.stderr
+
+
 def test_the_handout_names_no_command_that_needs_the_solution(handout):
     assert "week3 grade solution" not in (handout / "README.md").read_text()
 
