@@ -49,6 +49,7 @@ def per_head(seed, size=GROUPED):
 @example(seed=1, size=GROUPED, block=1)
 @example(seed=2, size=GROUPED, block=2)
 @example(seed=3, size=Size(2, 4, 1, 7), block=50)
+@example(seed=1, size=Size(1, 1, 1, 1), block=2)
 def test_every_block_gives_what_one_softmax_gives(impl, seed, size, block):
     check_out(impl, dense(seed, size, QUERIES, KEYS, block=block, magnitude=1.5))
 
@@ -179,7 +180,7 @@ def test_a_block_without_a_key_to_see_changes_nothing(impl, seed, block, window)
 
 
 @requirement("LC-37")
-@pytest.mark.parametrize(("queries", "keys"), [(5, 3), (2, 0)])
+@pytest.mark.parametrize(("queries", "keys"), [(5, 3), (2, 0), (1, 0)])
 def test_queries_before_the_first_key_see_nothing(impl, queries, keys):
     check_state(impl, dense(1, GROUPED, queries, keys, block=2))
 

@@ -19,7 +19,7 @@ from tests.week3.long_context.cases_caches import (
 )
 
 SIZES = st.sampled_from([[1] * 9, [5, 1, 1, 2], [2, 7], [4, 3, 1], [6, 1, 6, 1, 1]])
-LIMITS = st.sampled_from([(5, 2), (4, 1), (3, 3), (6, 2)])  # budget, recent
+LIMITS = st.sampled_from([(5, 2), (4, 1), (3, 3), (6, 2), (1, 1)])  # budget, recent
 
 
 def new_cache(impl, budget, recent, dtype="float32"):
@@ -85,6 +85,8 @@ def check(impl, steps, kept, budget, recent, scale=None):
 @example(seed=1, sizes=[1] * 9, limits=(5, 2), scale=None)
 @example(seed=1, sizes=[5, 1, 1, 2], limits=(4, 1), scale=0.7)
 @example(seed=1, sizes=[2, 7], limits=(5, 2), scale=None)
+@example(seed=1, sizes=[4, 3, 1], limits=(1, 1), scale=None)
+@example(seed=1, sizes=[4, 3, 1], limits=(3, 3), scale=None)
 @example(seed=2, sizes=[6, 1, 6, 1, 1], limits=(5, 2), scale=None)
 @example(seed=5, sizes=[6, 1, 6, 1, 1], limits=(5, 2), scale=None)
 def test_kept_are_the_newest_and_those_with_most_attention(impl, seed, sizes, limits, scale):
@@ -143,6 +145,7 @@ def test_the_budget_holds_and_what_went_stays_gone(impl, seed, sizes, limits):
     budget, _ = limits
     told, cache, n = tokens(seed, sum(sizes), magnitude=2.0), new_cache(impl, *limits), 0
     before = [[]] * KV_HEADS
+    assert_equal(cache.positions(), before, "positions() before the first step")
     for piece in told.pieces(sizes):
         cache.step(*piece)
         new = set(range(n, n + len(piece)))

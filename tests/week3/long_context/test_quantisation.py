@@ -51,6 +51,12 @@ def test_half_precision_is_quantised_in_float32(impl, seed, bits, axis, dtype):
 
 
 @requirement("LC-65")
+@pytest.mark.parametrize("axis", [0, 2])
+def test_there_may_be_no_tokens(impl, axis):
+    check(impl, np.zeros((0, 2, 8), np.float32), bits=4, group=GROUP, axis=axis)
+
+
+@requirement("LC-65")
 def test_a_small_range_is_divided_like_any_other(impl):
     options = {"bits": 4, "group": GROUP, "axis": 0}
     check(impl, clear_rows(1, (8, 2, 4), **options) * np.float32(1e-9), **options)

@@ -26,6 +26,14 @@ def test_a_pair_turns_by_its_position_times_its_frequency(impl, seed, tokens):
     rotation(seed, tokens).check(impl)
 
 
+@requirement("LC-01")
+@LAYOUTS
+def test_one_head_and_one_pair_turn_like_many(impl, interleaved):
+    case = rotation(1, interleaved=interleaved)
+    replace(case, x=case.x[:, :1]).check(impl)
+    replace(case, x=case.x[..., :2], inv_freq=case.inv_freq[:1]).check(impl)
+
+
 @requirement("LC-02")
 @given(seed=SEEDS, tokens=TOKENS)
 @example(seed=1, tokens=4)

@@ -86,6 +86,7 @@ def test_first_choices_come_before_second_choices(impl, seed, tokens, capacity):
 @example(tokens=9, n_experts=8, top_k=1, factor=1.0, rounding="floor", least=0)
 @example(tokens=9, n_experts=8, top_k=2, factor=1.25, rounding="ceil", least=0)
 @example(tokens=3, n_experts=8, top_k=1, factor=1.0, rounding="floor", least=4)
+@example(tokens=10, n_experts=8, top_k=1, factor=1.25, rounding="floor", least=4)
 @example(tokens=2**31 + 1, n_experts=2, top_k=1, factor=1.0, rounding="ceil", least=0)  # exactly
 def test_capacity_is_the_fair_share_times_a_factor(impl, tokens, n_experts, top_k, factor, rounding, least):
     share = Fraction(factor) * tokens * top_k / n_experts
