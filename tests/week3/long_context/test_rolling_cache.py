@@ -336,6 +336,16 @@ def test_as_many_may_ask_as_are_left_of_the_last_append(impl, back):
         actual.attend(told.queries[: left + 1])
 
 
+@requirement("LC-62")
+def test_nobody_may_ask_when_all_is_taken_back(impl):
+    told = tokens(1, 3)
+    actual = appended(Rolling(4, 2).empty(impl), told, [3])
+    actual.truncate(0)
+    assert_equal(actual.positions(), [], "positions()")
+    with refused(InvalidArgument, "queries"):
+        actual.attend(told.queries[:1])
+
+
 ACTIONS = ["append", "append", "append one", "attend", "attend", "truncate"]
 STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 7)), min_size=4, max_size=12)
 
