@@ -8,6 +8,14 @@ from functools import cache
 from runtime.sandbox.start import ON_LINUX, CannotStart, filters_calls, start
 from runtime.sandbox.values import TIER_NAMES, Limits, Tier, TierName
 
+NEEDED = ("numpy", "ml_dtypes", "mlx", "torch")  # by what runs in the sandbox, before any submission does
+LOOK = """
+import sys
+from importlib.util import find_spec
+missing = [name for name in sys.argv[1:] if find_spec(name) is None]
+sys.exit(f"does not find {', '.join(missing)}" if missing else 0)
+"""
+
 
 class Unavailable(Exception):
     """This machine does not offer the tier that was asked for; says why and what mends it."""
@@ -49,8 +57,8 @@ def why_not(name: TierName) -> str:
 
 
 def _try(tier: Tier) -> str:
-    """Empty if Python starts in the tier, else what went wrong."""
-    python = [sys.executable, "-I", "-B", "-c", ""]
+    """Empty if Python starts in the tier and finds its packages, else what went wrong."""
+    python = [sys.executable, "-I", "-B", "-c", LOOK, *NEEDED]
     try:
         child = start(python, tier=tier, read_only={}, env={}, limits=Limits(), channel=None)
     except (CannotStart, OSError, RuntimeError) as error:
@@ -62,6 +70,10 @@ def _try(tier: Tier) -> str:
 
 
 def _remedy(name: TierName, said: str) -> str:
+    if "does not find" in said:  # packages of a user, or brought in by a .pth file
+        return (
+            "the sandbox sees this Python's own packages: python3 -m venv .venv && .venv/bin/pip install -e ."
+        )
     if name == "namespaces" and "uid map" in said:  # Ubuntu from 23.10 on
         return "mend it by: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
     if name == "namespaces" and "max_user_namespaces" in said:

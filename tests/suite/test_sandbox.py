@@ -117,6 +117,15 @@ def test_a_tier_that_was_demanded_is_never_weakened():
         demand("none")
 
 
+def test_a_tier_without_the_packages_of_the_worker_is_not_offered(tier, monkeypatch):
+    """Else each submission would be told that its process ended before it began."""
+    module = sys.modules["runtime.sandbox.tiers"]  # beside it is a function of the same name
+    monkeypatch.setattr(module, "NEEDED", ("numpy", "not_installed_anywhere"))
+    said = module.why_not.__wrapped__(tier.name)
+    assert "does not find not_installed_anywhere" in said
+    assert ".venv/bin/pip install -e ." in said
+
+
 # ---- What it reaches. ----
 
 
