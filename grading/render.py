@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from grading.report import Report, RequirementResult
-from grading.requirements import by_id
+from grading.requirements import by_id, topics
 from grading.roots import Root, roots
 from grading.terminal import printable, pytest_command
 
@@ -189,16 +189,20 @@ def _commands(report: Report, result: RequirementResult, console: Console, json_
     if json_file and not result.unwritten:
         lines.append((f"week3 replay {shlex.quote(str(json_file))} {result.id}", "its failing inputs again"))
     lines.append((pytest_command(printable(report.implementation), result.id), "its tests in a debugger"))
-    if topics := _in_work(report, result):
-        lines.append(
-            (f"week3 grade {path} --topic {' --topic '.join(topics)}", "what you are at, and quicker")
-        )
-    lines.append((f"week3 grade {path} --seed {report.seed}", "this run again"))
+    if in_work := _in_work(report, result):
+        lines.append((f"week3 grade {path}{_only(in_work)}", "what you are at, and quicker"))
+    part = "" if len(report.topics) == len(topics()) else _only(report.topics)
+    how = " --in-process" if report.isolation == "in-process" else ""
+    lines.append((f"week3 grade {path}{part}{how} --seed {report.seed}", "this run again"))
     width = max(len(command) for command, _ in lines)
     console.print()
     for command, purpose in lines:
         line = Text.assemble((f"  {command:<{width}}", "bold"), (f"  {purpose}", "dim"))
         console.print(line, soft_wrap=True)
+
+
+def _only(chosen: Iterable[str]) -> str:
+    return "".join(f" --topic {topic}" for topic in chosen)
 
 
 def _in_work(report: Report, first: RequirementResult) -> list[str]:

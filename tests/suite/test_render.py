@@ -13,7 +13,7 @@ from grading.files import to_json, to_junit, write_whole
 from grading.render import scorecard
 from grading.report import Report, RequirementResult, TopicResult
 from grading.report import TestResult as Verdict
-from grading.requirements import by_id
+from grading.requirements import by_id, topics
 from grading.roots import waits_for
 from grading.terminal import ProgressBar, ProgressLines, printable, write_any_text
 
@@ -89,7 +89,7 @@ def test_the_card_names_the_bug_its_hint_and_the_commands_to_go_on(monkeypatch):
         "week3 explain PA-05",
         "week3 replay report.json PA-05",
         "pytest -k week3 --impl=code/week3 --requirement PA-05",
-        "week3 grade code/week3 --seed 7",
+        "week3 grade code/week3 --topic paged_attention --seed 7",
     ):
         assert line in text
 
@@ -192,8 +192,15 @@ def test_the_topic_that_something_is_written_of_is_suggested():
     of_moe = replace(broken("MOE-01", message=UNWRITTEN.replace("paged_attention", "moe")), topic="moe")
     suggestion = "week3 grade code/week3 --topic paged_attention "
     assert suggestion in card(report_of(broken("PA-01"), of_moe, topics=topics))
-    assert "--topic" not in card(report_of(broken("PA-01"), replace(of_moe, tests=[]), topics=topics))
-    assert "--topic" not in card(report_of(broken("PA-01")))
+    assert "you are at" not in card(report_of(broken("PA-01"), replace(of_moe, tests=[]), topics=topics))
+    assert "you are at" not in card(report_of(broken("PA-01")))
+
+
+def test_this_run_again_is_this_run():
+    chosen = {name: TopicResult(name, "incomplete", 10.0) for name in topics()}
+    assert "week3 grade code/week3 --seed 7 " in card(report_of(broken("PA-01"), topics=chosen))
+    alone = card(report_of(broken("PA-01"), isolation="in-process"))
+    assert "week3 grade code/week3 --topic paged_attention --in-process --seed 7 " in alone
 
 
 def test_only_a_full_score_fills_the_bar():
