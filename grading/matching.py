@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -51,37 +53,97 @@ def assert_integers(actual: Any, expected: Any, what: str = "result") -> None:
 
 
 def assert_equal(actual: Any, expected: Any, what: str = "result") -> None:
-    """The same plain value, of the same type: True is not 1."""
+    """The same plain value, of the same type inside and out: True is not 1, and 8.0 is not 8."""
     __tracebackhide__ = True
     assert type(actual) is type(expected), (
         f"{what}: expected {type(expected).__name__} {expected!r}, got {type(actual).__name__} {actual!r}"
     )
-    assert actual == expected, f"{what}: expected {expected!r}, got {actual!r}"
+    assert actual == expected and _types(actual) == _types(expected), (
+        f"{what}: expected {expected!r}, got {actual!r}"
+    )
+
+
+def _types(value: Any) -> Any:
+    """The types of a plain value and of all that it holds."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value), [_types(getattr(value, field.name)) for field in fields(value)]
+    if isinstance(value, list | tuple):
+        return type(value), [_types(each) for each in value]
+    return type(value)
 
 
 @contextmanager
-def refused(error: type[SpecError], *arguments: str) -> Iterator[None]:
-    """The block must raise exactly this contract error, and its message name one of the arguments."""
+def refused(error: type[SpecError], *arguments: str, got: object = None) -> Iterator[None]:
+    """The block must raise exactly this contract error, and its message tell three things.
+
+    Which argument: one of those named here. What came: `got`, where it is given, and otherwise some value.
+    What was expected: more than that something is wrong. How the sentence is put is free.
+    """
     __tracebackhide__ = True
     about = f"{error.__name__} about {' or '.join(arguments)}" if arguments else error.__name__
     try:
         yield
     except error as raised:
-        named = not arguments or any(re.search(rf"\b{each}", str(raised)) for each in arguments)
-        assert named, f"expected {about}, but the message does not name it: {str(raised)!r}"
+        text = str(raised)
+        missing = _missing(text, arguments, got)
+        assert not missing, f"expected {about}, but the message does not {missing}: {text!r}"
         return
     except SpecError as raised:
         raise AssertionError(f"expected {about}, got {type(raised).__name__}: {raised}") from raised
     raise AssertionError(f"expected {about}, but the call succeeded")
 
 
+_NUMERAL = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", re.IGNORECASE)
+_PART = re.compile(r"[\[({][^\])}]*[\])}]|(?:['\"]).*?(?:['\"])|-?\d+[\w.]*|\w+|[<>≥≤≠]+")
+_SAYS_NOTHING = {
+    "expected",
+    "got",
+    "came",
+    "was",
+    "is",
+    "the",
+    "a",
+    "an",
+    "of",
+    "value",
+    "argument",
+    "error",
+} | {"invalid", "illegal", "wrong", "bad", "unexpected", "unknown", "unacceptable", "found", "for", "in"}
+
+
+def _missing(text: str, arguments: Sequence[str], got: object) -> str:
+    """What the message of a refusal fails to do; empty where it tells all."""
+    if arguments and not any(re.search(rf"\b{each}", text) for each in arguments):
+        return "name it"
+    for each in arguments:
+        text = re.sub(rf"\b{each}\w*", " ", text)
+    rest = text if got is None else _without(text, got)
+    if got is not None and rest == text:
+        return f"say that {got!r} came"
+    told = [part for part in _PART.findall(rest) if part.lower() not in _SAYS_NOTHING]
+    return "" if len(told) >= (2 if got is None else 1) else "say what was expected and what came"
+
+
+def _without(text: str, value: object) -> str:
+    """The text where this value was struck out. A number may be written in any way: -1, -1.0."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _NUMERAL.sub(lambda found: " " if float(found[0]) == value else found[0], text)
+    return text.replace(str(value), " ")
+
+
 def check_refusals(
     function: Callable[..., Any], valid: dict[str, Any], refusals: Sequence[tuple[str, dict[str, Any]]]
 ) -> None:
-    """Each refusal replaces arguments of a call that is otherwise valid. "a/b": the message names a or b."""
+    """Each refusal replaces arguments of a call that is otherwise valid. "a/b": the message names a or b.
+
+    Where one number or one word is what is wrong, the message must tell which.
+    """
     __tracebackhide__ = True
     for argument, replaced in refusals:
-        with refused(InvalidArgument, *argument.split("/")):
+        wrong = replaced.get(argument)
+        plain = isinstance(wrong, int) or (isinstance(wrong, float) and isfinite(wrong))
+        word = isinstance(wrong, str) and wrong.isalnum()
+        with refused(InvalidArgument, *argument.split("/"), got=wrong if plain or word else None):
             function(**{**valid, **replaced})
 
 

@@ -39,7 +39,7 @@ class Batch:
     queries: np.ndarray  # (sum(query_lens), heads, head_dim)
     key_blocks: np.ndarray  # (num_blocks, kv_heads, block_size, head_dim)
     value_blocks: np.ndarray
-    block_tables: np.ndarray  # (sequences, max_blocks + 1)
+    block_tables: np.ndarray  # (sequences, max_blocks or one more)
     context_lens: np.ndarray
     query_lens: np.ndarray
 
@@ -88,11 +88,18 @@ class Batch:
             row[-(-n // block_size) :] = entry
         return replace(self, block_tables=tables)
 
+    def with_entries(self, rows, first, end, entry):
+        """The same batch; entries first … end − 1 of these rows' tables are `entry`."""
+        tables = self.block_tables.copy()
+        tables[rows, first:end] = entry
+        return replace(self, block_tables=tables)
+
 
 def ragged_batch(shape, context_lens, query_lens, seed, *, dtype="float32", magnitude=1.0):
     """A batch of these lengths: normal keys, values and queries, blocks at shuffled physical ids.
 
-    Slots without a token hold other normal numbers, and tables are padded with block 0.
+    Slots without a token hold other normal numbers, tables are padded with block 0, and every other seed
+    leaves the longest of them no padding at all.
     """
     rng = np.random.default_rng(seed)
     size = shape.block_size
@@ -102,7 +109,8 @@ def ragged_batch(shape, context_lens, query_lens, seed, *, dtype="float32", magn
     pool = (num_blocks, shape.kv_heads, size, shape.head_dim)
     key_blocks = normal(rng, pool, dtype, magnitude)
     value_blocks = normal(rng, pool, dtype)
-    block_tables = np.zeros((len(context_lens), max(counts, default=0) + 1), np.int32)
+    width = max(1, max(counts, default=0) + seed % 2)
+    block_tables = np.zeros((len(context_lens), width), np.int32)
     taken = 0
     for row, count in zip(block_tables, counts, strict=True):
         row[:count] = ids[taken : taken + count]
@@ -114,6 +122,13 @@ def ragged_batch(shape, context_lens, query_lens, seed, *, dtype="float32", magn
 
 def normal(rng, shape, dtype="float32", magnitude=1.0):
     return (magnitude * rng.standard_normal(shape)).astype(DTYPES[dtype])
+
+
+def rare(array, seed):
+    """The same array; a fifth of it are values that arithmetic or another dtype would change."""
+    rng = np.random.default_rng([seed, 5])
+    special = np.array([-0.0, np.nan, np.inf, 1e-7, 1e-30]).astype(array.dtype)
+    return np.where(rng.random(array.shape) < 0.2, rng.choice(special, array.shape), array)
 
 
 def context_lengths(block_size):
@@ -138,6 +153,11 @@ def ragged_batches(draw, max_sequences=3, min_queries=1, **options):
     lens = draw(st.lists(context_lengths(shape.block_size), min_size=1, max_size=max_sequences))
     query_lens = [draw(st.integers(min_queries, n)) for n in lens]
     return ragged_batch(shape, lens, query_lens, draw(SEEDS), **options)
+
+
+def batches(**options):
+    """One query a sequence, or several: implementations often have a path for each."""
+    return decode_batches(**options) | ragged_batches(**options)
 
 
 # Caches

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from grading.marks import requirement
 from grading.matching import assert_identical, assert_integers
-from tests.week3.paged_attention.cases import SEEDS, SHAPES, normal, written_by_hand
+from tests.week3.paged_attention.cases import DTYPES, SEEDS, SHAPES, normal, rare, written_by_hand
 
 
 @st.composite
 def tables_and_ranges(draw):
     block_size = draw(st.integers(1, 5))
-    table = draw(st.permutations(range(draw(st.integers(1, 6)))))
+    table = draw(st.permutations(range(draw(st.integers(0, 6)))))
     start = draw(st.integers(0, len(table) * block_size))
     return list(table), start, draw(st.integers(0, len(table) * block_size - start)), block_size
 
@@ -26,6 +26,12 @@ def test_every_position_has_one_slot(impl, case):
 
 
 @requirement("PA-01")
+def test_no_positions_have_no_slots(impl):
+    assert_integers(impl.slot_mapping([], 0, 0, 4), np.zeros(0, np.int64))
+    assert_integers(impl.slot_mapping([2, 1], 8, 0, 4), np.zeros(0, np.int64))
+
+
+@requirement("PA-01")
 def test_slots_ignore_blocks_given_back_outside_the_range(impl):
     assert_integers(impl.slot_mapping([None, 7, 2], 3, 4, 3), np.array([21, 22, 23, 6]))
 
@@ -33,15 +39,22 @@ def test_slots_ignore_blocks_given_back_outside_the_range(impl):
 @st.composite
 def writes(draw, negative=False):
     """New rows, their slots, and a pool to write them into."""
-    shape, seed = draw(SHAPES), draw(SEEDS)
+    shape, seed, dtype = draw(SHAPES), draw(SEEDS), draw(st.sampled_from(sorted(DTYPES)))
     rng = np.random.default_rng(seed)
     capacity = 4 * shape.block_size
     slots = rng.permutation(capacity)[: draw(st.integers(0, capacity))]
     if negative:
-        slots = np.where(rng.random(len(slots)) < 0.5, -1, slots)
-    keys, values = (normal(rng, (len(slots), shape.kv_heads, shape.head_dim)) for _ in range(2))
-    pools = [normal(rng, (4, shape.kv_heads, shape.block_size, shape.head_dim)) for _ in range(2)]
-    return keys, values, slots.astype(np.int64), *pools
+        padding = rng.choice([-1, -2, -capacity - 1], len(slots))
+        slots = np.where(rng.random(len(slots)) < 0.5, padding, slots)
+    rows, pool = (
+        (len(slots), shape.kv_heads, shape.head_dim),
+        (4, shape.kv_heads, shape.block_size, shape.head_dim),
+    )
+    arrays = [rare(normal(rng, size, dtype), seed + i) for i, size in enumerate((rows, rows, pool, pool))]
+    for written in arrays[:2]:
+        written[slots < 0] = np.nan
+    integers = draw(st.sampled_from([np.int32, np.int64]))
+    return *arrays[:2], slots.astype(integers), *arrays[2:]
 
 
 @requirement("PA-02")
@@ -72,7 +85,8 @@ def test_a_page_table_in_compressed_rows(impl, block_size, lengths, extra):
     tables, expected_indices, ends = [], [], [0]
     for row, n in enumerate(lengths):
         pages = -(-n // block_size)
-        tables.append([100 * row + 3 * page for page in range(pages + extra)])
+        first = row // 2 * 100  # every two sequences share their blocks
+        tables.append([first + 3 * page for page in range(pages + extra)])
         expected_indices += tables[-1][:pages]
         ends.append(len(expected_indices))
     table = impl.to_csr(tables, lengths, block_size)

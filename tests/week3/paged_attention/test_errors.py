@@ -47,14 +47,14 @@ def test_unknown_sequences_are_refused(impl):
         lambda name: cache.swap_in([name]),
         lambda name: cache.free(name),
     ):
-        with refused(UnknownSequence, "seq_id", "parent"):
-            use("unknown")
+        with refused(UnknownSequence, "seq_id", "parent", got="nobody"):
+            use("nobody")
         assert_equal(cache.usage(), before, "usage() after the refusal")
     cache.reserve(["known"], [1])
     cache.write(0, *rows(1, 2))
     for end in (cache.commit, cache.rollback):
-        with refused(UnknownSequence, "seq_id"):
-            end(["known", "unknown"])
+        with refused(UnknownSequence, "seq_id", got="nobody"):
+            end(["known", "nobody"])
     cache.commit(["known"])
     assert_identical(cache.gather("known")[0], joined(rows(5, 1), rows(1, 2))[0], "keys")
     cache.free("known")
@@ -67,10 +67,17 @@ def test_existing_sequences_are_refused(impl):
     for name in ("a", "b"):
         cache.add(name)
         cache.append(name, *rows(3, ord(name)))
-    with refused(InvalidArgument, "seq_id"):
-        cache.add("a")
-    with refused(InvalidArgument, "child"):
-        cache.fork("a", "b")
+    cache.add("out")
+    cache.append("out", *rows(3, 1))
+    cache.swap_out(["out"])
+    for name in ("a", "out"):
+        with refused(InvalidArgument, "seq_id", got=name):
+            cache.add(name)
+    for name in ("b", "out"):
+        with refused(InvalidArgument, "child", got=name):
+            cache.fork("a", name)
+    cache.swap_in(["out"])
+    assert_identical(cache.gather("out")[0], rows(3, 1)[0], "keys of the one that was out")
     for name in ("a", "b"):
         assert_identical(cache.gather(name)[0], rows(3, ord(name))[0], f"keys of {name}")
     cache.free("b")
@@ -135,6 +142,7 @@ def test_bad_arguments_of_to_csr_are_refused(impl):
             ("lengths/block_tables", {"lengths": [4]}),
             ("lengths", {"lengths": [4, 0]}),
             ("lengths/block_tables", {"lengths": [7, 2]}),
+            ("lengths/block_tables", {"lengths": [4, 4]}),
         ],
     )
 
@@ -186,6 +194,7 @@ def test_bad_arguments_of_paged_attention_are_refused(impl):
             ("query_lens", {"query_lens": lens(3)}),
             ("query_lens", {"query_lens": lens(4, -1)}),
             ("query_lens/context_lens", {"context_lens": lens(1, 3)}),
+            ("query_lens/context_lens", {"context_lens": lens(9, 0)}),
             ("window", {"window": 0}),
             ("softcap", {"softcap": 0.0}),
             ("softcap", {"softcap": -1.0}),
@@ -201,7 +210,7 @@ def test_bad_arguments_of_the_pool_are_refused(impl):
             impl.BlockAllocator(*sizes)
     pool = impl.BlockAllocator(3, 4)
     blocks = pool.allocate(2)
-    with refused(InvalidArgument, "n:", "n ", "`n`", "'n'"):
+    with refused(InvalidArgument, "n:", "n ", "`n`", "'n'", got=-1):
         pool.allocate(-1)
     for outside in (-1, 3):
         for use in (
@@ -209,7 +218,7 @@ def test_bad_arguments_of_the_pool_are_refused(impl):
             lambda block: pool.share([blocks[0], block]),
             lambda block: pool.release([blocks[0], block]),
         ):
-            with refused(InvalidArgument, "block"):
+            with refused(InvalidArgument, "block", got=outside):
                 use(outside)
     assert_equal([pool.ref_count(block) for block in blocks], [1, 1], "reference counts after the refusals")
     assert_equal(len(pool.allocate(1)), 1, "blocks handed out")
@@ -230,7 +239,10 @@ def test_bad_sizes_of_a_cache_are_refused(impl):
     cache.append("s", *rows(2, 1))
     assert_identical(cache.gather("s")[0], rows(2, 1)[0][1:], "keys in the window")
     check_refusals(
-        impl.PagedKVCache, valid, [(name, {name: 0}) for name in valid] + [("dtype", {"dtype": "float31"})]
+        impl.PagedKVCache,
+        valid,
+        [(name, {name: 0}) for name in valid]
+        + [("dtype", {"dtype": name}) for name in ("float31", "float64")],
     )
     with refused(NotSupported, "prefix_caching", "window"):
         impl.PagedKVCache(**{**valid, "prefix_caching": True})
@@ -300,6 +312,7 @@ def test_bad_writes_are_refused(impl):
         ("keys/values", {"keys": keys[:2]}),
         *((argument, bad) for argument, bad in appends if len(next(iter(bad.values()))) == 3),
     ]
+    appends += [("tokens", {"tokens": ids}) for ids in ([1, 2], [1, 2, 3, 4], [])]
     check_refusals(cache.append, {"seq_id": "s", "keys": keys, "values": values}, appends)
     assert_equal(cache.usage(), before, "usage() after the refusals")
     cache.append("s", keys, values)

@@ -30,6 +30,27 @@ def test_the_whole_pool_can_be_handed_out(impl):
     assert_equal(pool.num_free(), 0, "num_free()")
 
 
+@requirement("PA-17")
+def test_two_pools_know_nothing_of_each_other(impl):
+    first, second = impl.BlockAllocator(3, 4), impl.BlockAllocator(5, 4)
+    first.allocate(2)
+    assert_equal((first.num_free(), second.num_free()), (1, 5), "num_free() of both")
+    second.allocate(5)
+    assert_equal((first.num_free(), second.num_free()), (1, 0), "num_free() of both")
+    assert_equal(len(first.allocate(1)), 1, "blocks handed out")
+
+
+@requirement("PA-18")
+def test_a_block_that_was_never_handed_out_has_no_references(impl):
+    pool = impl.BlockAllocator(3, 4)
+    assert_equal([pool.ref_count(block) for block in range(3)], [0, 0, 0], "reference counts of a new pool")
+    (taken,) = pool.allocate()
+    pool.share([])
+    pool.release([])
+    expected = [int(block == taken) for block in range(3)]
+    assert_equal([pool.ref_count(block) for block in range(3)], expected, "reference counts")
+
+
 @requirement("PA-18")
 @given(extra=st.integers(0, 4))
 def test_a_block_is_free_when_its_last_reader_lets_go(impl, extra):
@@ -54,7 +75,7 @@ def test_allocation_is_all_or_nothing(impl, taken, wanted):
     pool = impl.BlockAllocator(4, 2)
     pool.allocate(taken)
     left = 4 - taken
-    with refused(OutOfBlocks):
+    with refused(OutOfBlocks, got=left + wanted):
         pool.allocate(left + wanted)
     assert_equal(pool.num_free(), left, "num_free() after the refusal")
     assert_equal(len(pool.allocate(left)), left, "blocks handed out after the refusal")
@@ -76,13 +97,27 @@ def test_nothing_is_released_twice(impl):
 @requirement("PA-20")
 def test_one_call_cannot_release_a_block_more_often_than_it_is_held(impl):
     pool = impl.BlockAllocator(3, 2)
-    (block,) = pool.allocate()
+    block, other = pool.allocate(2)
     pool.share([block])
-    with refused(InvalidArgument, "block"):
-        pool.release([block, block, block])
-    assert_equal(pool.ref_count(block), 2, "ref_count after the refusal")
-    pool.release([block, block])
+    for names in ([block, block, block], [block, block, other, block], [other, block, other]):
+        with refused(InvalidArgument, "block"):
+            pool.release(names)
+        assert_equal((pool.ref_count(block), pool.ref_count(other)), (2, 1), "counts after the refusal")
+    pool.release([block, other, block])
     assert_equal(pool.num_free(), 3, "num_free()")
+
+
+@requirement("PA-20")
+def test_a_block_that_nobody_took_is_neither_released_nor_shared(impl):
+    pool = impl.BlockAllocator(3, 2)
+    (taken,) = pool.allocate()
+    untouched = [block for block in range(3) if block != taken]
+    for use in (pool.release, pool.share):
+        for block in untouched:
+            with refused(InvalidArgument, "block"):
+                use([taken, block])
+    assert_equal((pool.ref_count(taken), pool.num_free()), (1, 2), "ref_count, num_free() after the refusals")
+    assert_equal(sorted(pool.allocate(2)), untouched, "the other blocks")
 
 
 @requirement("PA-20")

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from grading.marks import requirement
 from grading.matching import assert_equal, assert_identical
-from tests.week3.paged_attention.cases import HEAD_DIM, KV_HEADS, joined, rows
+from tests.week3.paged_attention.cases import (
+    HEAD_DIM,
+    KV_HEADS,
+    assert_content,
+    caching,
+    joined,
+    rows,
+    rows_of,
+    run,
+)
 
 
 @requirement("PA-31")
@@ -22,6 +31,28 @@ def test_a_fork_copies_nothing(impl, n):
     usage = cache.usage()
     assert_equal((usage.used, usage.shared, usage.copies), (used, used, 0), "blocks used, shared, copied")
     assert_identical(cache.gather("child")[1], rows(n, 1)[1], "values of the child")
+
+
+@requirement("PA-31")
+def test_forks_of_a_fork_are_all_sequences_of_their_own(impl):
+    cache = caching(impl)
+    run(cache, "parent", [1, 2, 3, 4, 5], salt="x", adapter="y")
+    cache.fork("parent", "child")
+    cache.fork("child", "grandchild")
+    for name, tokens in (("parent", [6, 7]), ("child", [8]), ("grandchild", [9, 10, 11])):
+        cache.append(name, *rows_of(tokens, [1, 2, 3, 4, 5]), tokens=tokens)
+    told = {"parent": [1, 2, 3, 4, 5, 6, 7], "child": [1, 2, 3, 4, 5, 8]}
+    told["grandchild"] = [1, 2, 3, 4, 5, 9, 10, 11]
+    for name, last in (("parent", 12), ("child", 13), ("grandchild", 14)):
+        tokens = [last] * (10 - len(told[name]))
+        cache.append(name, *rows_of(tokens, told[name]), tokens=tokens)
+        told[name] = told[name] + tokens
+    for name, tokens in told.items():
+        assert_content(cache, name, tokens)
+        found = cache.cached_prefix(tokens, salt="x", adapter="y")
+        assert_equal(found, 8, f"cached_prefix() of what {name} holds")
+        for extras in ({}, {"salt": "x"}, {"adapter": "y"}):
+            assert_equal(cache.cached_prefix(tokens, **extras), 0, f"cached_prefix() with {extras}")
 
 
 @requirement("PA-32")
@@ -59,6 +90,22 @@ def test_a_copy_takes_every_layer_along(impl):
         assert_identical(cache.gather("child", layer=layer)[1], expected[1], f"values of layer {layer}")
 
 
+@requirement("PA-32")
+@given(lens=st.permutations([("writes", 1), ("waits", 0)]))
+def test_who_writes_copies_though_the_other_is_reserved_as_well(impl, lens):
+    cache = impl.PagedKVCache(20, 4, KV_HEADS, HEAD_DIM)
+    cache.add("writes")
+    cache.append("writes", *rows(2, 1))
+    cache.fork("writes", "waits")
+    cache.reserve([name for name, _ in lens], [m for _, m in lens])
+    cache.write(0, *rows(1, 2))
+    cache.commit(["writes", "waits"])
+    assert_equal((cache.usage().copies, cache.usage().used), (1, 2), "blocks copied, used")
+    cache.append("waits", *rows(1, 3))
+    assert_identical(cache.gather("writes")[0], joined(rows(2, 1), rows(1, 2))[0], "keys of the writer")
+    assert_identical(cache.gather("waits")[0], joined(rows(2, 1), rows(1, 3))[0], "keys of the other")
+
+
 @requirement("PA-33")
 @given(k=st.integers(2, 5), together=st.booleans())
 def test_k_sequences_that_share_a_tail_make_one_copy_less(impl, k, together):
@@ -67,11 +114,14 @@ def test_k_sequences_that_share_a_tail_make_one_copy_less(impl, k, together):
     cache.append(0, *rows(6, 0))
     for child in range(1, k):
         cache.fork(0, child)
+    tail = cache.block_table(0)[1]
     new = rows(k, 1)
     if together:
         cache.reserve(list(range(k)), [1] * k)
         cache.write(0, *new)
         cache.commit(list(range(k)))
+        kept = [name for name in range(k) if cache.block_table(name)[1] == tail]
+        assert_equal(kept, [k - 1], "who writes in place")
     else:
         for name in range(k):
             cache.append(name, new[0][name : name + 1], new[1][name : name + 1])

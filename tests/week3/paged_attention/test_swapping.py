@@ -1,6 +1,7 @@
 """Gangs leave the pool and come back."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from tests.week3.paged_attention.cases import (
     caching,
     joined,
     query_rows,
+    rare,
     rows,
     rows_of,
     run,
@@ -59,6 +61,43 @@ def test_a_gang_comes_back_as_it_left(impl, lens, seed, window):
         told = joined((keys, values), rows(1, 7))
         expected = reference.attention(queries, *told, window=window)
         assert_matches(cache.attend([name], queries, [1]), expected, f"output of {name}")
+
+
+@requirement("PA-49")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@given(n=st.integers(1, 9), seed=SEEDS)
+def test_every_layer_comes_back_bit_for_bit(impl, n, seed, dtype):
+    cache = impl.PagedKVCache(6, 4, KV_HEADS, HEAD_DIM, layers=3, dtype=dtype)
+    told = [[rare(part, seed) for part in rows(n, [seed, layer], dtype)] for layer in range(3)]
+    cache.add("s")
+    cache.reserve(["s"], [n])
+    for layer in range(3):
+        cache.write(layer, *told[layer])
+    cache.commit(["s"])
+    cache.swap_out(["s"])
+    cache.add("other")
+    cache.reserve(["other"], [24])  # the whole pool
+    for layer in range(3):
+        cache.write(layer, *rows(24, 5, dtype))
+    cache.free("other")
+    cache.swap_in(["s"])
+    for layer, (keys, values) in enumerate(told):
+        got_keys, got_values = cache.gather("s", layer=layer)
+        assert_identical(got_keys, keys, f"keys of layer {layer}")
+        assert_identical(got_values, values, f"values of layer {layer}")
+
+
+@requirement("PA-49")
+def test_two_gangs_may_have_left_the_same_blocks(impl):
+    cache = impl.PagedKVCache(4, 4, KV_HEADS, HEAD_DIM)
+    for name in "ab":  # each fills the pool
+        cache.add(name)
+        cache.append(name, *rows(16, ord(name)))
+        cache.swap_out([name])
+    for name in "ab":
+        cache.swap_in([name])
+        assert_identical(cache.gather(name)[0], rows(16, ord(name))[0], f"keys of {name}")
+        cache.free(name)
 
 
 @requirement("PA-49")
@@ -168,6 +207,33 @@ def test_a_gang_that_does_not_fit_stays_out(impl):
     cache.swap_in(["a", "b"])
     for name in "ab":
         assert_identical(cache.gather(name)[0], rows(6, ord(name))[0], f"keys of {name}")
+
+
+@requirement("PA-51")
+def test_a_gang_may_take_cached_blocks(impl):
+    cache = caching(impl, num_blocks=2)
+    run(cache, "s", list(range(8)))
+    cache.swap_out(["s"])
+    assert_equal((cache.usage().free, cache.usage().cached), (0, 2), "blocks free, cached")
+    cache.swap_in(["s"])
+    assert_equal((cache.usage().used, cache.usage().evictions), (2, 2), "blocks used, evicted")
+    assert_content(cache, "s", list(range(8)))
+
+
+@requirement("PA-51")
+def test_a_gang_needs_no_block_for_what_was_given_back(impl):
+    cache = impl.PagedKVCache(3, 4, KV_HEADS, HEAD_DIM, window=4)
+    cache.add("s")
+    cache.append("s", *rows(12, 1))  # two of three blocks are behind the window
+    cache.swap_out(["s"])
+    cache.add("other")
+    cache.append("other", *rows(4, 2))
+    cache.append("other", *rows(4, 3))
+    cache.reserve(["other"], [1])
+    assert_equal(cache.usage().free, 1, "usage().free")
+    cache.swap_in(["s"])
+    assert_equal(cache.block_table("s")[:2], [None, None], "blocks given back")
+    assert_identical(cache.gather("s")[0], rows(12, 1)[0][8:], "keys")
 
 
 @requirement("PA-51")

@@ -79,3 +79,43 @@ def test_truncation_into_blocks_given_back_is_refused(impl):
     assert_identical(cache.gather("s")[0], rows(14, 1)[0][8:13], "keys in the window")
     cache.truncate("s", 0)
     assert_equal((cache.length("s"), cache.usage().free), (0, 9), "length(), free blocks")
+
+
+@requirement("PA-53")
+@given(window=st.integers(1, 6), block_size=st.sampled_from([2, 4]), more=st.integers(1, 5), seed=SEEDS)
+def test_the_first_key_is_refused_as_soon_as_it_was_given_back(impl, window, block_size, more, seed):
+    n = window + more
+    keys, values = rows(n, seed)
+    queries = query_rows(n, seed)
+    gone = more // block_size * block_size  # tokens in blocks given back
+    for m in range(1, n):
+        cache = impl.PagedKVCache(12, block_size, KV_HEADS, HEAD_DIM, window=window)
+        cache.add("s")
+        cache.append("s", keys, values)
+        if max(0, n - m - window + 1) < gone:
+            with refused(InvalidArgument, "query_lens", "window", "seq_id"):
+                cache.attend(["s"], queries[:m], [m])
+        else:
+            expected = reference.attention(queries[:m], keys, values, window=window)
+            assert_matches(cache.attend(["s"], queries[:m], [m]), expected, f"output of {m} queries")
+        if max(0, m - window) < gone:
+            with refused(CannotTruncate, "length"):
+                cache.truncate("s", m)
+        else:
+            cache.truncate("s", m)
+            assert_identical(cache.gather("s")[0], keys[max(0, m - window) : m], f"keys of {m} tokens")
+
+
+@requirement("PA-52")
+def test_a_fork_keeps_the_blocks_behind_the_window_of_the_other(impl):
+    cache = impl.PagedKVCache(9, 2, KV_HEADS, HEAD_DIM, window=3)
+    cache.add("a")
+    told = rows(4, 1)
+    cache.append("a", *told)
+    cache.fork("a", "b")
+    cache.append("a", *rows(4, 2))
+    assert_equal(cache.block_table("a")[:2], [None, None], "first blocks of the one that went on")
+    assert None not in cache.block_table("b"), "blocks of the fork were given back"
+    assert_identical(cache.gather("b")[0], told[0][1:], "keys of the fork")
+    expected = reference.attention(query_rows(2, 1), *told, window=3)
+    assert_matches(cache.attend(["b"], query_rows(2, 1), [2]), expected, "output of the fork")
