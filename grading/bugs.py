@@ -21,18 +21,15 @@ callback of the test sees it, only memory shows it, or it lies within the allowa
 """
 
 import ast
-import difflib
-import itertools
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from os.path import commonprefix
-from types import ModuleType
+from runpy import run_path
 from typing import Any
 
 from grading.clone import ROOT
+from grading.edited import Sources, sources
 
 
 @dataclass(frozen=True)
@@ -47,22 +44,26 @@ class Bug:
     def key(self) -> str:
         return f"{self.requirement} {self.title}"
 
-    def apply(self, source: str) -> str:
+    def apply(self, sources: Sources) -> Sources:
+        edited = dict(sources)
         for old, new in self.changes:
-            if source.count(old) != 1:
+            counts = {path: source.count(old) for path, source in edited.items()}
+            if sum(counts.values()) != 1:
                 raise ValueError(
-                    f"known bug {self.title!r}: {source.count(old)} matches of {old!r}, expected 1"
+                    f"known bug {self.title!r}: {sum(counts.values())} matches of {old!r}, expected 1"
                 )
-            source = source.replace(old, new)
-        return source
+            path = max(counts, key=counts.__getitem__)
+            edited[path] = edited[path].replace(old, new)
+        return edited
 
 
 @dataclass(frozen=True)
 class RemovedCheck:
-    """The lines first … last of the reference, a check of arguments, are left out."""
+    """The lines first … last of a file of the reference, a check of arguments, are left out."""
 
     function: str  # "PagedKVCache.append"
     check: str
+    path: str
     first: int
     last: int
 
@@ -70,15 +71,11 @@ class RemovedCheck:
     def key(self) -> str:
         return f"{self.function} leaves out `{self.check}`"
 
-    def apply(self, source: str) -> str:
-        lines = source.splitlines()
+    def apply(self, sources: Sources) -> Sources:
+        lines = sources[self.path].splitlines()
         indent = lines[self.first - 1][: -len(lines[self.first - 1].lstrip())]
-        return "\n".join([*lines[: self.first - 1], f"{indent}pass", *lines[self.last :]]) + "\n"
-
-
-@cache
-def reference_source(topic: str) -> str:
-    return (ROOT / "reference" / f"{topic}.py").read_text(encoding="utf-8")
+        left = [*lines[: self.first - 1], f"{indent}pass", *lines[self.last :]]
+        return {**sources, self.path: "\n".join(left) + "\n"}
 
 
 @cache
@@ -119,27 +116,28 @@ def _changes(lines: str) -> Iterator[tuple[str, str]]:
 def free_choices(topic: str) -> Callable[[], Any]:
     """Makes what sees past the choices of an implementation: see `diagnosis.FreeChoices`."""
     path = ROOT / "tests" / "week3" / topic / "free_choices.py"
-    maker: Callable[[], Any] = _run(path.read_text(encoding="utf-8"), f"choices_{topic}").FreeChoices
+    maker: Callable[[], Any] = run_path(str(path))["FreeChoices"]
     return maker
 
 
 @cache
 def removed_checks(topic: str) -> tuple[RemovedCheck, ...]:
     """One for each `expect(…)` statement and each `if …: raise …` of the reference."""
-    source = reference_source(topic)
-    return tuple(_checks(ast.parse(source), source))
+    return tuple(
+        check for path, source in sources(topic).items() for check in _checks(ast.parse(source), source, path)
+    )
 
 
-def _checks(tree: ast.AST, source: str, inside: str = "") -> Iterator[RemovedCheck]:
+def _checks(tree: ast.AST, source: str, path: str, inside: str = "") -> Iterator[RemovedCheck]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.stmt) and inside and _is_check(node):
             text = " ".join((ast.get_source_segment(source, node) or "").split())
-            yield RemovedCheck(inside, text, node.lineno, node.end_lineno or 0)
+            yield RemovedCheck(inside, text, path, node.lineno, node.end_lineno or 0)
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             if node.name != "expect":
-                yield from _checks(node, source, f"{inside}.{node.name}".lstrip("."))
+                yield from _checks(node, source, path, f"{inside}.{node.name}".lstrip("."))
         else:
-            yield from _checks(node, source, inside)
+            yield from _checks(node, source, path, inside)
 
 
 def _is_check(node: ast.stmt) -> bool:
@@ -147,66 +145,3 @@ def _is_check(node: ast.stmt) -> bool:
         return len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse
     call = node.value if isinstance(node, ast.Expr) else None
     return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "expect"
-
-
-@cache
-def reference(topic: str, *edits: Bug | RemovedCheck) -> ModuleType:
-    """The reference as a module, after these edits."""
-    source = reference_source(topic)
-    for edit in edits:
-        source = edit.apply(source)
-    return _run(source, f"reference_{topic}")
-
-
-def difference(topic: str, bug: Bug) -> str:
-    """The bug as a unified diff of the reference."""
-    before = reference_source(topic)
-    lines = difflib.unified_diff(
-        before.splitlines(),
-        bug.apply(before).splitlines(),
-        f"reference/{topic}.py",
-        bug.title,
-        lineterm="",
-        n=2,
-    )
-    return "\n".join(lines)
-
-
-@cache
-def _functions(topic: str) -> list[tuple[int, int]]:
-    """First and last line of each function of the reference."""
-    nodes = ast.walk(ast.parse(reference_source(topic)))
-    return [(n.lineno, n.end_lineno or n.lineno) for n in nodes if isinstance(n, ast.FunctionDef)]
-
-
-@cache
-def edited_functions(topic: str, bug: Bug) -> frozenset[int] | None:
-    """The functions of the reference that a bug changes, by their first line; None if it changes more."""
-    source = reference_source(topic)
-    before, after = source.splitlines(), bug.apply(source).splitlines()
-    start = len(commonprefix([before, after]))  # the rest is short, and quickly compared
-    end = len(commonprefix([before[start:][::-1], after[start:][::-1]]))
-    rest = before[start : len(before) - end], after[start : len(after) - end]
-    found: set[int] = set()
-    for kind, first, last, _, _ in difflib.SequenceMatcher(None, *rest, autojunk=False).get_opcodes():
-        if kind == "equal":
-            continue
-        first, last = start + first, start + last
-        lines = range(first, last + 2) if kind == "insert" else range(first + 1, last + 1)
-        around = [{head for head, tail in _functions(topic) if head <= line <= tail} for line in lines]
-        outside = not any(around) if kind == "insert" else not all(around)
-        if outside:
-            return None
-        found.update(*around)
-    return frozenset(found)
-
-
-_count = itertools.count()
-
-
-def _run(source: str, name: str) -> ModuleType:
-    """A module of its own for this source; registered, because dataclasses look their module up."""
-    module = ModuleType(f"_week3_{name}_{next(_count)}")
-    sys.modules[module.__name__] = module
-    exec(compile(source, module.__name__, "exec"), module.__dict__)  # our own source, with our own edits
-    return module

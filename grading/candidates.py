@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from grading import bugs
 from grading.boundary.session import InProcess, Isolated, Session
+from grading.bugs import Bug, RemovedCheck
+from grading.edited import reference
 from runtime.sandbox import Limits, Tier
 
 
@@ -24,7 +25,7 @@ class Candidate:
     isolated: bool = False
     only: frozenset[str] | None = None
     nodes: frozenset[str] | None = None
-    suspects: tuple[bugs.Bug, ...] | None = None
+    suspects: tuple[Bug, ...] | None = None
 
     @cached_property
     def functions(self) -> frozenset[str] | None:
@@ -46,14 +47,14 @@ def _isolated(folder: Path, tier: Tier, limits: Limits, topic: str) -> Session:
 
 def edited_reference(
     name: str,
-    edit: bugs.Bug | bugs.RemovedCheck,
+    edit: Bug | RemovedCheck,
     only: frozenset[str] | None = None,
     nodes: frozenset[str] | None = None,
 ) -> Candidate:
     """The reference with one defect, which alone is looked for: what a known bug looks like from outside."""
 
     def open_session(topic: str) -> Session:
-        return InProcess(lambda: bugs.reference(topic, edit), topic, "numpy")
+        return InProcess(lambda: reference(topic, edit), topic, "numpy")
 
-    suspects = (edit,) if isinstance(edit, bugs.Bug) else ()
+    suspects = (edit,) if isinstance(edit, Bug) else ()
     return Candidate(name, open_session, only=only, nodes=nodes, suspects=suspects)

@@ -347,7 +347,8 @@ def _show_known_bugs(requirement: "Requirement", console: "Console") -> None:
     from rich.syntax import Syntax
     from rich.text import Text
 
-    from grading.bugs import difference, known_bugs
+    from grading.bugs import known_bugs
+    from grading.edited import difference
 
     bugs = [bug for bug in known_bugs(requirement.topic) if bug.requirement == requirement.id]
     if not bugs:

@@ -19,7 +19,8 @@ import numpy as np
 
 from grading.boundary.failures import BoundaryFailure
 from grading.boundary.trace import RecordedCall, Reference
-from grading.bugs import Bug, edited_functions, free_choices, reference
+from grading.bugs import Bug, free_choices
+from grading.edited import Place, edited_functions, is_reference, reference
 from grading.ranks import of_one_group, says_nothing
 from grading.tolerance import allowance
 from grading.trees import leaves, mapped
@@ -60,7 +61,7 @@ def diagnose(
         for call in trace
     ]
     module = reference(topic)
-    with functions_called(module) as called:
+    with functions_called() as called:
         truth = answers(module, trace, resolve, choices())
     plain = answers(reference(topic, FLOAT32_INSIDE), trace, resolve, choices())
     higher = [
@@ -89,13 +90,13 @@ def diagnose(
 
 
 @contextmanager
-def functions_called(module: ModuleType) -> Iterator[set[int]]:
-    """The functions of a module that run meanwhile, by their first line."""
-    called: set[int] = set()
+def functions_called() -> Iterator[set[Place]]:
+    """The functions of the reference that run meanwhile."""
+    called: set[Place] = set()
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename == module.__name__:
-            called.add(frame.f_code.co_firstlineno)
+        if event == "call" and is_reference(frame.f_code):
+            called.add((frame.f_code.co_filename, frame.f_code.co_firstlineno))
 
     before = sys.getprofile()
     sys.setprofile(note)

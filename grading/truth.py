@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from grading.bugs import Bug, reference
+from grading.bugs import Bug
+from grading.edited import reference
 from grading.tolerance import allowance
 from grading.trees import leaves, mapped
 

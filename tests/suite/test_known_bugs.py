@@ -12,7 +12,8 @@ import pytest
 
 from grading.audit import everyday, witnesses
 from grading.audit.cheats import CHEATS
-from grading.bugs import difference, known_bugs, reference, removed_checks
+from grading.bugs import known_bugs, removed_checks
+from grading.edited import difference, reference
 from grading.requirements import requirements, topics
 
 
