@@ -1,0 +1,51 @@
+"""The reference with edits, whether it is one file or a package."""
+
+import pytest
+
+from grading.bugs import Bug
+from grading.edited import difference, edited_functions, file_name, reference
+
+
+def bug(*changes):
+    return Bug("", "is made up", "", changes)
+
+
+@pytest.fixture(params=["file", "package"])
+def topic(request, tmp_path, monkeypatch):
+    """Adds up squares: `base` is edited, `total` and the topic itself build on it."""
+    base = "POWER = 2\n\n\ndef power(x):\n    return x**POWER\n"
+    total = "def total(xs):\n    return sum(power(x) for x in xs)\n"
+    folder = tmp_path / "reference"
+    name = f"made_up_{request.param}"
+    (folder / name).mkdir(parents=True)
+    if request.param == "file":
+        (folder / f"{name}.py").write_text(f"{base}\n\n{total}")
+    else:
+        (folder / name / "base.py").write_text(base)
+        (folder / name / "a_total.py").write_text(f"from .base import power\n\n\n{total}")
+        (folder / name / "__init__.py").write_text("from .a_total import total\n")
+    monkeypatch.setattr("grading.edited.ROOT", tmp_path)
+    return name
+
+
+def test_an_edit_reaches_whoever_imports_what_it_changes(topic):
+    assert reference(topic).total([1, 2, 3]) == 14
+    assert reference(topic, bug(("POWER = 2", "POWER = 3"))).total([1, 2, 3]) == 36
+    assert reference(topic).total([1, 2, 3]) == 14
+
+
+def test_edits_of_several_functions_are_told(topic):
+    edit = bug(("x**POWER", "-(x**POWER)"), ("sum(", "-sum("))
+    assert reference(topic, edit).total([1, 2]) == 5
+    places = edited_functions(topic, edit)
+    if topic.endswith("package"):
+        assert places == {(file_name(f"{topic}/base.py"), 4), (file_name(f"{topic}/a_total.py"), 4)}
+    else:
+        assert places == {(file_name(f"{topic}.py"), 4), (file_name(f"{topic}.py"), 8)}
+    assert edited_functions(topic, bug(("POWER = 2", "POWER = 3"))) is None
+    assert "-    return x**POWER\n+    return -(x**POWER)" in difference(topic, edit)
+
+
+def test_what_occurs_in_two_places_is_no_edit(topic):
+    with pytest.raises(ValueError, match="2 matches of 'return ', expected 1"):
+        reference(topic, bug(("return ", "return -")))
