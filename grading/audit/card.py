@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from grading.audit import mutants, witnesses
-from grading.audit.jobs import Job
+from grading.audit.jobs import KINDS, Job
 from grading.requirements import requirements
 
 
@@ -24,6 +24,7 @@ class Card:
     cheats: list[int] = field(default_factory=lambda: [0, 0])  # that earned nothing
     right_runs: int = 0
     isolated_runs: int = 0
+    attacks: list[int] = field(default_factory=lambda: [0, 0])  # that gained nothing
     mutants: list[int] = field(default_factory=lambda: [0, 0])  # killed, of those that can be observed
     unobservable: int = 0
     survivors: list[str] = field(default_factory=list)  # titles of bugs, checks and mutants nobody caught
@@ -32,6 +33,7 @@ class Card:
     undefended: list[str] = field(default_factory=list)  # requirements whose tests catch no defect
     accused: list[str] = field(default_factory=list)  # right code, by which test
     earned: list[str] = field(default_factory=list)  # what a cheat earned
+    gained: list[str] = field(default_factory=list)  # attacks that changed a verdict
 
     def missed(self) -> list[str]:
         """The bars that are not met, a sentence each."""
@@ -43,6 +45,7 @@ class Card:
                 ("no defect is caught by the tests of", self.undefended),
                 ("right code was accused", self.accused),
                 ("a cheat earned", self.earned),
+                ("attacks gained", self.gained),
             )
             if names
         ]
@@ -94,11 +97,12 @@ def card(topic: str, found: Mapping[Job, Any]) -> Card:
         card.accused += [
             f"{run['name']}, {where}, seed {run['seed']}: {node}" for _, node, _ in run["accused"]
         ]
+    for run in of["attacks"]:
+        card.attacks[0] += run["tried"] - len(run["gained"])
+        card.attacks[1] += run["tried"]
+        card.gained += [f"{run['tier']}: {name}" for name in run["gained"]]
     _judge_mutants(card, of["mutants"])
     return card
-
-
-KINDS = ("bugs", "checks", "cheats", "tests", "mutants", "right", "isolated")
 
 
 def sightings(found: Mapping[Job, Any]) -> list[witnesses.Sighting]:

@@ -1,7 +1,12 @@
 """The pieces of the proof for one topic. Each runs alone, in any process, and finds plain data."""
 
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from grading.audit import mutants
@@ -22,6 +27,7 @@ RIGHT = {
 SEED = 20260
 BATCH = 20  # defects that one job tries
 MUTANTS = 60  # a topic
+ATTACKED = "paged_attention"  # what attacks hide in; they are on the judge, whatever the topic
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,9 @@ def jobs(topic: str, seeds: int) -> Iterator[Job]:
             yield Job(kind, topic, (start,), 20)
     yield Job("cheats", topic, (), 15)
     yield Job("tests", topic, (), 2)
+    if topic == ATTACKED:
+        for tier in TIER_NAMES:
+            yield Job("attacks", topic, (tier,), 100)
     for number in range(MUTANTS):
         yield Job("mutants", topic, (number,), 6)
     for name in RIGHT:
@@ -145,6 +154,22 @@ def _accused(found: dict[str, list[Verdict]]) -> list[list[str]]:
     ]
 
 
+def _attacks(topic: str, tier: str) -> dict[str, Any]:
+    """How many tests with hostile submissions a tier has, and in which of them these gained something."""
+    with tempfile.TemporaryDirectory(prefix="week3-audit-") as place:
+        report = Path(place) / "attacks.xml"
+        tests = str(ROOT / "tests" / "suite" / "test_attacks.py")
+        quiet = ("-q", "-p", "no:cacheprovider", "-k", tier, f"--junitxml={report}")
+        subprocess.run([sys.executable, "-m", "pytest", tests, *quiet], cwd=ROOT, capture_output=True)
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    gained = [
+        case.get("name", "")
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
+    ]
+    return {"tier": tier, "tried": len(cases), "gained": gained}
+
+
 KINDS: dict[str, Callable[..., Any]] = {
     "bugs": _bugs,
     "checks": _checks,
@@ -153,4 +178,5 @@ KINDS: dict[str, Callable[..., Any]] = {
     "mutants": _mutants,
     "right": _right,
     "isolated": _isolated,
+    "attacks": _attacks,
 }

@@ -23,6 +23,8 @@ page is what it wrote. Nothing on it was typed by hand.
   return nothing, zero or their input, or always raise: they must earn nothing.
 - **False alarms**: the ground truth, the MLX solution and a right implementation of another
   structure pass every test, over many seeds and in every tier of isolation.
+- **Attacks** are hostile submissions, alone and beside right code, in every tier of isolation: they hang,
+  crash, forge replies, read files, kill processes. They must change no verdict.
 - **Mutants** are generic changes of the solution that nobody chose: an operator turned, a number
   off by one. Those that nobody could observe do not count; `tests/suite/unobservable.toml` lists
   them with their reasons.
@@ -54,6 +56,11 @@ def _at_first(card: dict[str, Any]) -> str:
     return f"{card['named_at_first'][0]} of {card['named_at_first'][1]}, {card['alone']} with no other name"
 
 
+def _attacks(card: dict[str, Any]) -> str:
+    held, tried = card["attacks"]
+    return f"{held} of {tried}" if tried else ""
+
+
 ROWS: list[tuple[str, Any]] = [
     ("requirements", lambda card: str(card["requirements"])),
     ("tests", lambda card: str(card["tests"])),
@@ -66,6 +73,7 @@ ROWS: list[tuple[str, Any]] = [
     ("runs of right code, in process", lambda card: str(card["right_runs"])),
     ("runs of right code, isolated", lambda card: str(card["isolated_runs"])),
     ("false alarms", lambda card: str(len(card["accused"]))),
+    ("attacks that gained nothing", _attacks),
     ("mutants of the solution killed", _pair("mutants")),
     ("… and not observable", lambda card: str(card["unobservable"])),
     ("minutes of two cores", lambda card: f"{card['run']['minutes']:.1f}"),
@@ -87,6 +95,7 @@ def _details(card: dict[str, Any]) -> str:
         ("undefended", "No defect is caught by the tests of"),
         ("accused", "Right code that was accused"),
         ("earned", "Earned by a cheat"),
+        ("gained", "An attack that gained something"),
     ):
         lines += [f"- {what}: {each}" for each in card[name]]
     return "\n".join(lines).rstrip() + "\n"
