@@ -101,9 +101,7 @@ def grade(
     ] = None,
     in_process: Annotated[
         bool,
-        typer.Option(
-            "--in-process", help="No isolation: for code you trust; with --topic breakpoint() works."
-        ),
+        typer.Option("--in-process", help="No isolation: for code you trust; breakpoint() works."),
     ] = False,
     no_diagnosis: Annotated[bool, typer.Option("--no-diagnosis", help="Do not look for known bugs.")] = False,
     allow_unwritten: Annotated[

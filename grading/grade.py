@@ -98,7 +98,8 @@ def grade(
         blobs=None if replay is None else failing_inputs(replay, only),
     )
     try:
-        notes = judge_all(sorted(chosen, key=_size, reverse=True), judge_topic, told)
+        here = tier == "in-process"  # a debugger needs the terminal, which only this process has
+        notes = judge_all(sorted(chosen, key=_size, reverse=True), judge_topic, told, here=here)
     except TopicFailed as error:
         raise GraderError(str(error)) from error
     home = {bug.title: bug.requirement for topic in chosen for bug in known_bugs(topic)}

@@ -20,10 +20,15 @@ class TopicFailed(Exception):
     """The grader failed at a topic: its text says how."""
 
 
-def judge_all(topics: Sequence[str], judge_topic: JudgeTopic, told: Told) -> dict[str, str]:
-    """{topic: why it ended early}, with as many topics at once as there are cores."""
-    if len(topics) == 1:
-        return {topics[0]: judge_topic(topics[0], told)}
+def judge_all(
+    topics: Sequence[str], judge_topic: JudgeTopic, told: Told, *, here: bool = False
+) -> dict[str, str]:
+    """{topic: why it ended early}, with as many topics at once as there are cores.
+
+    here: one after the other, in this process.
+    """
+    if here or len(topics) == 1:
+        return {topic: judge_topic(topic, told) for topic in topics}
     context = multiprocessing.get_context("spawn")
     left = deque(topics)
     running: dict[Any, tuple[str, BaseProcess]] = {}  # by the end of a pipe
