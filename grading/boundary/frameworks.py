@@ -6,6 +6,7 @@ Frameworks are imported only when the submission declares them.
 import ctypes
 import gc
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -65,12 +66,18 @@ class NumpyArrays:
 
 @dataclass(frozen=True)
 class SubmissionArrays:
-    """framework: what `week3.toml` says. An array of any other is an error that says so."""
+    """framework: what `week3.toml` says. An array of any other is an error that says so.
+
+    bits: a copy of what is in an array.
+    owns_its_memory: whether nobody can reach an array's memory but through that array, for all we know.
+    """
 
     framework: str
     array_type: type[Any]
     to_numpy: Callable[[Any], Array]
     from_numpy: Callable[[Array], object]
+    bits: Callable[[Any], bytes]
+    owns_its_memory: Callable[[Any], bool]
 
     def outgoing(self, value: object) -> Array | None:
         if isinstance(value, self.array_type):
@@ -89,7 +96,34 @@ def arrays_of(framework: str) -> SubmissionArrays:
         return _mlx()
     if framework == "torch":
         return _torch()
-    return SubmissionArrays("numpy", np.ndarray, np.asarray, lambda array: array)
+    return SubmissionArrays(
+        "numpy", np.ndarray, np.asarray, lambda array: array, lambda array: array.tobytes(), _owns_its_memory
+    )
+
+
+def _owns_its_memory(array: Any) -> bool:
+    """Whether an array has no base, or one that only the array refers to, and so on."""
+    holder = [array]
+    while True:
+        name = "obj" if isinstance(holder[0], memoryview) else "base"
+        if getattr(holder[0], name, None) is None:
+            return True
+        if not held_once(getattr(holder[0], name)):
+            return False
+        holder[0] = getattr(holder[0], name)
+
+
+def _references(value: object) -> int:
+    return sys.getrefcount(value)
+
+
+_HOLDER = [object()]
+_ONE = _references(_HOLDER[0])
+
+
+def held_once(value: object) -> bool:
+    """Whether the list item or attribute that is passed here is the only reference to its value."""
+    return sys.getrefcount(value) <= _ONE
 
 
 def _mlx() -> SubmissionArrays:
@@ -107,7 +141,11 @@ def _mlx() -> SubmissionArrays:
             return mx.array(array, dtype=mx.float64)
         return mx.array(array)
 
-    return SubmissionArrays("mlx", mx.array, to_numpy, from_numpy)
+    def bits(array: Any) -> bytes:
+        return bytes(memoryview(array))
+
+    # Two arrays never share what one of them can change.
+    return SubmissionArrays("mlx", mx.array, to_numpy, from_numpy, bits, lambda array: True)
 
 
 def _torch() -> SubmissionArrays:
@@ -124,4 +162,8 @@ def _torch() -> SubmissionArrays:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
 
-    return SubmissionArrays("torch", torch.Tensor, to_numpy, from_numpy)
+    def bits(tensor: Any) -> bytes:
+        return to_numpy(tensor).tobytes()
+
+    # PyTorch does not tell who else holds a tensor's storage.
+    return SubmissionArrays("torch", torch.Tensor, to_numpy, from_numpy, bits, lambda tensor: False)

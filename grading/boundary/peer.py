@@ -2,13 +2,14 @@
 
 Messages, as JSON lists with values packed by codec.py:
 
-    ["call",   id, within, releases, name, object, args, kwargs]
+    ["call",   id, within, releases, name, object, args, kwargs, test]
     ["return", id, releases, value]
     ["raise",  id, releases, name of the exception, args, traceback]
 
 `within` is the call of the other side that this one is made from: a nested call is served by the thread
 that waits for that call, as it would be without a boundary. Replies carry the call's id, and a second reply
-to the same call is refused, or it would shift every later result.
+to the same call is refused, or it would shift every later result. `test` is the number of the recording that
+a call belongs to, None without one: its arguments and its result are watched, see watch.py.
 """
 
 import itertools
@@ -17,7 +18,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,7 +34,9 @@ from grading.boundary.failures import (
     WorkerDied,
 )
 from grading.boundary.frames import Frame, Remaining
+from grading.boundary.recording import Exchange, Recording
 from grading.boundary.references import CALLABLE, Exports, Imports, PeerReferences, Proxy, UnknownObject, pull
+from grading.boundary.watch import Watch
 from spec.errors import CallbackError
 
 _TRACEBACK = 16_000  # characters of it that cross
@@ -48,6 +52,7 @@ class Call(NamedTuple):
     object_id: str | None
     arguments: tuple[Tree, Tree]
     buffers: Sequence[memoryview]
+    test: int | None
 
 
 class Reply(NamedTuple):
@@ -69,16 +74,6 @@ class Link(Protocol):
 
     def next(self, inbox: Inbox, remaining: Remaining) -> Call | Reply | None:
         """Waits for what comes for this call."""
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A call as bytes, and the reply to it, or why there is none. begun, ended: nanoseconds of one clock."""
-
-    request: Frame
-    reply: Frame | Exception
-    begun: int = 0
-    ended: int = 0
 
 
 class Clock:
@@ -112,6 +107,7 @@ class Peer:
     classes: those among them that make objects for the other side to hold.
     remote_classes: proxies for what the other side makes.
     explain: turns an error of the link into the failure that this and every other waiting call raises.
+    watch: looks after what the calls of the other side are given and give.
     """
 
     def __init__(
@@ -125,6 +121,7 @@ class Peer:
         exports: Exports | None = None,
         ids: Iterator[int] | None = None,
         explain: Callable[[Exception], BoundaryFailure] = as_it_is,
+        watch: Watch | None = None,
         trusted: bool = False,
     ) -> None:
         self.link: Link
@@ -134,13 +131,14 @@ class Peer:
         self.classes = {} if classes is None else classes  # may be empty as yet, and fill
         self.exports = Exports() if exports is None else exports
         self.imports = Imports(self, remote_classes or {})
-        self.record: Callable[[Exchange], None] | None = None  # takes the calls made from outside any other
+        self.recording: Recording | None = None  # takes the calls made from outside any other
         self.failure: BoundaryFailure | None = None
         self._vocabulary = vocabulary
         self._arrays = arrays
         self._functions = {} if functions is None else functions
         self._ids = itertools.count(1) if ids is None else ids
         self._explain = explain
+        self._watch = watch
         self._trusted = trusted
         self._clock = Clock()
         self._waiting: dict[int, Inbox] = {}
@@ -175,17 +173,19 @@ class Peer:
         packer = Packer(self._vocabulary, self._arrays, PeerReferences(self, f"q{call_id}"))
         arguments = packer.pack(args), packer.pack(kwargs)
         releases = self.imports.take_releases()
-        request = packer.frame(["call", call_id, within, releases, name, object_id, *arguments])
-        if self.record is None or within is not None:
+        recording = self.recording if within is None else None
+        test = None if recording is None else recording.test
+        request = packer.frame(["call", call_id, within, releases, name, object_id, *arguments, test])
+        if recording is None:
             return self._result(self._exchange(call_id, request))
         request = request.copy()  # the caller may change its arrays later
         begun = time.monotonic_ns()
         try:
             reply = self._exchange(call_id, request)
         except Exception as failure:
-            self.record(Exchange(request, failure, begun, time.monotonic_ns()))
+            recording.add(Exchange(request, failure, begun, time.monotonic_ns()))
             raise
-        self.record(Exchange(request, reply.frame.copy(), begun, time.monotonic_ns()))
+        recording.add(Exchange(request, reply.frame.copy(), begun, time.monotonic_ns()))
         return self._result(reply)
 
     def _exchange(self, call_id: int, request: Frame) -> Reply:
@@ -303,16 +303,25 @@ class Peer:
         except UnknownObject as error:
             return self._raised(call, SubmissionError(str(error)))
         try:
-            value = function(*args, **kwargs)
-            if call.name in self.classes:
-                self.exports.adopt(call.name, value, str(call.id))
-                value = None
-            content = packer.pack(value)
+            with self._watched(call, args, kwargs) as gave:
+                value = function(*args, **kwargs)
+                if call.name in self.classes:
+                    self.exports.adopt(call.name, value, str(call.id))
+                    value = None
+                content = packer.pack(value)
+                gave(value)
             return packer.frame(["return", call.id, self.imports.take_releases(), content])
         except BaseException as error:  # SystemExit and pytest's outcomes too: the other side decides
             if self._trusted and (isinstance(error, _OF_TESTS) or not isinstance(error, Exception)):
                 self._test_failure = self._test_failure or error  # raised again, even if swallowed
             return self._raised(call, error)
+
+    def _watched(
+        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AbstractContextManager[Callable[[Any], None]]:
+        if self._watch is None or call.within is not None:
+            return nullcontext(lambda value: None)
+        return self._watch.call(call.test, call.name, args, kwargs)
 
     def _resolve(self, call: Call) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         unpacker = self._unpacker(call.buffers)
@@ -326,7 +335,7 @@ class Peer:
         function = function or self._functions.get(call.name)
         if function is None:
             raise UnknownObject(f"there is no {call.name[:80]!r} to call")
-        return function, (*target, *args), kwargs
+        return partial(function, *target), args, kwargs
 
     def _raised(self, call: Call, error: BaseException) -> Frame:
         name, args = self._as_callback_error(error) if self._trusted else self._as_submission_error(error)
@@ -373,9 +382,9 @@ def _read(frame: Frame) -> tuple[Call | Reply, list[Any]]:
             return Reply(i, False, (value,), buffers, frame), releases
         case ["raise", int(i), list(releases), str(name), list(args), str(text)]:
             return Reply(i, True, (name, args, text), buffers, frame), releases
-        case ["call", int(i), int() | None as within, list(releases), str(name), thing, args, kwargs]:
-            if thing is None or isinstance(thing, str):
-                return Call(i, within, name, thing, (args, kwargs), buffers), releases
+        case ["call", int(i), int() | None as within, list(releases), str(name), thing, args, kwargs, test]:
+            if isinstance(thing, str | None) and isinstance(test, int | None):
+                return Call(i, within, name, thing, (args, kwargs), buffers, test), releases
     raise ProtocolViolation("a message is neither a call nor a reply")
 
 

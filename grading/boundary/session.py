@@ -30,16 +30,17 @@ from grading.boundary.failures import (
     ChannelClosed,
     DeadlinePassed,
     NotAttempted,
-    ProtocolViolation,
     WorkerDied,
 )
-from grading.boundary.frames import Channel, Frame
+from grading.boundary.frames import Channel
 from grading.boundary.links import CallersLink, connect
-from grading.boundary.peer import Exchange, Peer, as_it_is
+from grading.boundary.peer import Peer, as_it_is
 from grading.boundary.proxies import Namespace, proxy_classes
+from grading.boundary.recording import Exchange, Recording
 from grading.boundary.references import Exports
 from grading.boundary.service import DESCRIBE, EMPTY_HEAP, Described, Service, read_description
 from grading.boundary.trace import RecordedCall, Reference, read_trace
+from grading.boundary.watch import Watch
 from grading.contract import contract
 from runtime.sandbox import Child, Limits, Tier, best_tier, start
 
@@ -48,7 +49,6 @@ __all__ = ["Described", "InProcess", "Isolated", "Limits", "RecordedCall", "Sess
 START_SECONDS = 60.0  # importing PyTorch on a busy machine takes several
 _LAST_WORDS = 0.3  # killed sooner, a process that is dying would show the signal that killed it
 _TAIL = 2_000  # characters of its output that a failure quotes
-_MOST_RECORDED = 1 << 30  # bytes of the replies to one test, which are kept until the next begins
 
 _PROJECT = Path(__file__).resolve().parents[2]
 
@@ -72,8 +72,7 @@ class Session(ABC):
         self._description: dict[str, Described] | Exception | None = None
         self._exports = Exports()
         self._ids = itertools.count(1)
-        self._recorded: list[Exchange] | None = None
-        self._recorded_bytes = 0
+        self._recording: Recording | None = None
         self._ends_at = float("inf")
         self.namespace = Namespace(self._contract, self, self._classes)
 
@@ -101,29 +100,20 @@ class Session(ABC):
 
     def start_recording(self) -> None:
         """Forgets what was recorded and records from here on. Objects must be made after this."""
-        self._recorded = []
-        self._recorded_bytes = 0
+        self._recording = Recording()
         self._exports.keep()
         if self._peer is not None:
-            self._peer.record = self._record
+            self._peer.recording = self._recording
 
     def stop_recording(self) -> None:
         """Forgets what was recorded, and keeps nothing until the next start."""
-        self._recorded = None
+        self._recording = None
         if self._peer is not None:
-            self._peer.record = None
-
-    def _record(self, exchange: Exchange) -> None:
-        assert self._recorded is not None
-        if isinstance(exchange.reply, Frame):
-            self._recorded_bytes += sum(buffer.nbytes for buffer in exchange.reply.buffers)
-            if self._recorded_bytes > _MOST_RECORDED:
-                raise ProtocolViolation(f"the results of one test may have {_MOST_RECORDED:,} bytes in all")
-        self._recorded.append(exchange)
+            self._peer.recording = None
 
     def trace(self) -> list[RecordedCall]:
         """The calls since `start_recording`, those made from callbacks left out."""
-        in_order = sorted(self._recorded or [], key=lambda exchange: exchange.begun)
+        in_order = sorted(self._exchanges, key=lambda exchange: exchange.begun)
         return read_trace(self._vocabulary, in_order)
 
     def replay(self, other: "Session") -> list[RecordedCall]:
@@ -134,7 +124,11 @@ class Session(ABC):
         with other._fresh_peer(self._exports.copy()) as peer:
             peer.call(DESCRIBE, None, (), {})
             peer.call_seconds = other._call_seconds
-            return read_trace(self._vocabulary, [peer.resend(each.request) for each in self._recorded or []])
+            return read_trace(self._vocabulary, [peer.resend(each.request) for each in self._exchanges])
+
+    @property
+    def _exchanges(self) -> list[Exchange]:
+        return [] if self._recording is None else self._recording.exchanges
 
     def callback_of(self, reference: Reference) -> Callable[..., Any]:
         """The test's own function that a trace of this session refers to."""
@@ -165,7 +159,7 @@ class Session(ABC):
             if self._peer is None or self._peer.failure is not None:
                 if self._folder is not None and loading.module_file(self._folder, self.topic) is None:
                     raise NotAttempted(f"not attempted: the submission has no {self.topic}.py")
-                if self._recorded is None:
+                if self._recording is None:
                     self._exports = Exports()
                 self._peer = self._open(self._exports)
                 self._load(self._peer)
@@ -185,8 +179,7 @@ class Session(ABC):
         else:
             self._description = described
         peer.call_seconds = self._call_seconds
-        if self._recorded is not None:
-            peer.record = self._record
+        peer.recording = self._recording
 
     _call_seconds = float("inf")
 
@@ -246,11 +239,13 @@ class InProcess(Session):
     def _open(self, exports: Exports) -> Peer:
         frameworks.start(self.framework)
         service = Service(self._contract, self.framework, self._module_loader)
+        arrays = frameworks.arrays_of(self.framework)
         theirs = Peer(
             self._vocabulary,
-            frameworks.arrays_of(self.framework),
+            arrays,
             functions=service.functions,
             classes=service.classes,
+            watch=Watch(self._contract, arrays),
         )
         ours = self._tests_side(exports)
         connect(ours, theirs)

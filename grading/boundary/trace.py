@@ -6,7 +6,7 @@ from typing import Any
 
 from grading.boundary.codec import Array, Tree, Unpacker, Vocabulary, parse
 from grading.boundary.frames import Frame
-from grading.boundary.peer import Exchange
+from grading.boundary.recording import Exchange
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _read(vocabulary: Vocabulary, exchanges: list[Exchange]) -> Iterator[Recorde
     snapshots = _Snapshots()
     for exchange in exchanges:
         request = exchange.request.copy()
-        _, call_id, _, _, name, object_id, *arguments = parse(request.body)
+        _, call_id, _, _, name, object_id, *arguments, _ = parse(request.body)
         unpacker = Unpacker(vocabulary, snapshots, snapshots, request.buffers)
         args, kwargs = (unpacker.unpack(tree) for tree in arguments)
         made = str(call_id) if name in vocabulary.classes else object_id

@@ -15,6 +15,7 @@ from grading.boundary.frames import Channel
 from grading.boundary.links import WorkersLink
 from grading.boundary.peer import Peer
 from grading.boundary.service import Service
+from grading.boundary.watch import Watch
 from grading.contract import contract
 
 # Given to `python -c`. -I leaves the project off the path, so it is put there first.
@@ -31,11 +32,13 @@ def main() -> None:
     frameworks.start(framework)
     wanted = contract(topic)
     service = Service(wanted, framework, lambda: loading.load(Path(folder), topic))
+    arrays = frameworks.arrays_of(framework)
     peer = Peer(
         Vocabulary.of(wanted),
-        frameworks.arrays_of(framework),
+        arrays,
         functions=service.functions,
         classes=service.classes,
+        watch=Watch(wanted, arrays),
     )
     link = WorkersLink(peer, Channel(socket.socket(fileno=int(channel))))
     try:

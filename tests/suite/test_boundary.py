@@ -941,8 +941,8 @@ def message(*parts) -> bytes:
         message("return", 1, [], ["r", 1, "Box", "q1.1"]),
         message("raise", 1, [], "SystemExit", [], ""),
         message("raise", 1, [], "ValueError", "x", ""),
-        message("call", 1, None, [], "echo", None, 3, ["d"]),
-        message("call", 1, None, [], "echo", None, ["t"], ["d", 1, 2]),
+        message("call", 1, None, [], "echo", None, 3, ["d"], None),
+        message("call", 1, None, [], "echo", None, ["t"], ["d", 1, 2], None),
     ],
     ids=lambda answer: answer[:60].decode(),
 )
@@ -983,7 +983,7 @@ def test_a_second_reply_to_the_same_call_is_a_violation(probe):
     ],
 )
 def test_the_worker_can_call_nothing_but_what_it_was_given(probe, name, thing):
-    request = message("call", 1, 1, [], name, thing, ["t"], ["d"])
+    request = message("call", 1, 1, [], name, thing, ["t"], ["d"], None)
     hostile = Hostile(request, message("return", 1, [], 0))
     called = []
     assert hostile.call(lambda: called.append(1)) == 0
@@ -992,7 +992,7 @@ def test_the_worker_can_call_nothing_but_what_it_was_given(probe, name, thing):
 
 
 def test_a_flood_of_callbacks_is_a_violation(probe):
-    requests = [message("call", i, None, [], "callable", "q1.1", ["t"], ["d"]) for i in range(100)]
+    requests = [message("call", i, None, [], "callable", "q1.1", ["t"], ["d"], None) for i in range(100)]
     with pytest.raises(ProtocolViolation, match="callbacks at once"):
         Hostile(*requests).call(lambda: time.sleep(0.5))
 
