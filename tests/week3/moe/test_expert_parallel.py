@@ -14,7 +14,7 @@ from grading.truth import GroundTruth
 from spec import NotSupported
 from spec.moe import QuantizedMatrix, RouterConfig
 from tests.week3.moe.cases import SEEDS, Size, assert_output, layer, part
-from tests.week3.moe.quantized import quantized
+from tests.week3.moe.cases_quantized import quantized
 from tests.week3.moe.test_dispatch import choices
 
 reference = GroundTruth("moe")

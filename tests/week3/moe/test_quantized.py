@@ -12,7 +12,7 @@ from grading.matching import check_refusals
 from grading.truth import GroundTruth
 from spec.moe import RouterConfig
 from tests.week3.moe.cases import SEEDS, Size, assert_output, layer
-from tests.week3.moe.quantized import MATRICES, quantized
+from tests.week3.moe.cases_quantized import MATRICES, quantized
 
 reference = GroundTruth("moe")
 
