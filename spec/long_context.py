@@ -5,9 +5,9 @@ only: nothing here computes.
 
 Symbols used throughout: d rotated channels of a head, i a pair of them (0 … d/2 − 1), L the original length
 that a model was trained for, s a scaling factor, W a window in tokens, S sink tokens, G a quantisation group.
-An `Array` is an array of the implementation's framework (MLX, PyTorch or NumPy); integer arrays may have any
-integer dtype. "Float" arrays are float32, float16 or bfloat16 (in NumPy that of `ml_dtypes`). Query head h
-reads kv head h // (heads // kv_heads).
+An `Array` is an array of the implementation's framework (MLX, PyTorch or NumPy). Integer arrays that come in
+are int32 or int64, but for codes; those handed out may have any integer dtype. "Float" arrays are float32,
+float16 or bfloat16 (in NumPy that of `ml_dtypes`). Query head h reads kv head h // (heads // kv_heads).
 
 Sources: RoPE (Su et al. 2021, arXiv 2104.09864), position interpolation (2306.15595), YaRN (2309.00071),
 LongRoPE (2402.13753), ALiBi (2108.12409), FlashAttention (2205.14135), ring attention (2310.01889),

@@ -43,7 +43,7 @@ def rope_config_from_hf(config, layer_type=None):
 
 def rope_entry(config, layer_type):
     """The dictionary about rotation that holds for this kind of layer."""
-    entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    entry = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kinds = {name: value for name, value in entry.items() if isinstance(value, dict)}
     if not kinds and "rope_local_base_freq" in config:  # Gemma 3
         kinds = {"full_attention": entry, "sliding_attention": {"rope_theta": config["rope_local_base_freq"]}}

@@ -42,7 +42,7 @@ def rope_config_from_hf(config: Mapping[str, Any], layer_type: str | None = None
 
 def _entry(config: Mapping[str, Any], layer_type: str | None) -> Mapping[str, Any]:
     """What the config says about rotation in this kind of layer."""
-    entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    entry = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kinds = {name: value for name, value in entry.items() if isinstance(value, Mapping)}
     if not kinds and "rope_local_base_freq" in config:  # Gemma 3
         kinds = {"full_attention": entry, "sliding_attention": {"rope_theta": config["rope_local_base_freq"]}}

@@ -189,7 +189,7 @@ def rope_config_from_hf(config, layer_type=None):
 
 def entry_and_base(config, layer_type):
     """What the config says about rotation in this kind of layer."""
-    entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    entry = config.get("rope_scaling") or config.get("rope_parameters") or {}
     local_base = config.get("rope_local_base_freq")
     by_layer = {kind: value for kind, value in entry.items() if isinstance(value, dict)}
     if not by_layer and local_base is not None:
@@ -940,6 +940,8 @@ def chunked_prefill(model, tokens, chunk):
     turns = model.rope_changes_after is not None and after > model.rope_changes_after
     if turns and (before > 0 or len(pieces) > 1):
         raise NotSupported(f"chunk: expected one piece beyond {model.rope_changes_after} tokens")
+    if not (model.per_call or turns) and len(tokens) > 1:  # then the last token waits, as in mlx-lm
+        pieces = *tokens[:-1].split(chunk), tokens[-1:]
     with ExitStack() as on_failure:
         on_failure.callback(model.truncate, before)
         for piece in pieces:

@@ -101,7 +101,12 @@ RELEASED = {
     },
     "Llama 3.1": {**LLAMA, "rope_theta": 500000.0, "rope_scaling": LLAMA3, "max_position_embeddings": 131072},
     "Qwen 2.5 with YaRN": {**QWEN2, "rope_scaling": YARN},
-    "YaRN without a factor": {**QWEN2, "rope_scaling": {**YARN, "factor": None}},
+    "Llama 3.1 with an entry of transformers 5 beside it": {
+        **LLAMA,
+        "rope_scaling": LLAMA3,
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500000.0},
+    },
+    "YaRN with a null factor": {**QWEN2, "rope_scaling": {**YARN, "factor": None}},
     "YaRN with an attention factor": {**QWEN2, "rope_scaling": {**YARN, "attention_factor": 1.5}},
     "YaRN with other ends": {**QWEN2, "rope_scaling": {**YARN, "beta_fast": 8, "beta_slow": 8}},
     "YaRN with one end": {
@@ -250,6 +255,13 @@ def test_frequencies_are_those_of_transformers(torch, name, form):
             assert_same_frequencies(getattr(theirs, f"{prefix}inv_freq").numpy(), ours, length)
             factor = reference.rope_frequencies(ours, length).attention_factor
             assert_same_number(getattr(theirs, f"{prefix}attention_scaling"), factor, "attention_factor")
+
+
+def test_yarn_without_the_key_of_its_factor_is_refused_by_transformers():
+    """So LC-22 lets it be refused."""
+    missing = {key: value for key, value in YARN.items() if key != "factor"}
+    with pytest.raises(KeyError, match="factor"):
+        transformers_config(**QWEN2, rope_scaling=missing)
 
 
 @pytest.mark.parametrize("name", [name for name in RELEASED if name.startswith("DeepSeek")])

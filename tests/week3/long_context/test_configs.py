@@ -45,6 +45,10 @@ HEADS = {  # name -> (config, what it means) and the kind of layer, where that c
         {**HEAD, "rope_theta": 500.0, "rope_parameters": None, "rope_scaling": None},
         RopeConfig(12, 500.0),
     ),
+    "a null entry and a new one": (
+        {**HEAD, "rope_scaling": None, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+        RopeConfig(12, scaling=Linear(2.0)),
+    ),
     "a null entry and an old one": (
         {**HEAD, "rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
         RopeConfig(12, scaling=Linear(2.0)),
@@ -55,7 +59,7 @@ HEADS = {  # name -> (config, what it means) and the kind of layer, where that c
             "rope_parameters": {"rope_type": "linear", "factor": 4.0},
             "rope_scaling": {"type": "linear", "factor": 2.0},
         },
-        RopeConfig(12, scaling=Linear(4.0)),
+        RopeConfig(12, scaling=Linear(2.0)),
     ),
     "fraction": ({**HEAD, "partial_rotary_factor": 0.5}, RopeConfig(12, rotary_fraction=0.5)),
     "fraction in the entry": (
@@ -76,7 +80,7 @@ HEADS = {  # name -> (config, what it means) and the kind of layer, where that c
     ),
     "fraction of GPT-NeoX": ({**HEAD, "rotary_pct": 0.25}, RopeConfig(12, rotary_fraction=0.25)),
     "an empty entry before another": (
-        {**HEAD, "rope_parameters": {}, "rope_scaling": {"rope_theta": 500.0}},
+        {**HEAD, "rope_scaling": {}, "rope_parameters": {"rope_theta": 500.0}},
         RopeConfig(12, 500.0),
     ),
     "nulls": (
@@ -181,7 +185,7 @@ SCALINGS = {  # name -> (entry, beside it, what it means)
     ),
     "yarn in an extended config": (YARN, {MAX: 131072}, YaRN(4.0, 32768)),
     "yarn with a length beside the entry": (YARN, {L: 4096, MAX: 65536}, YaRN(4.0, 4096)),
-    "yarn without a factor": ({"rope_type": "yarn", L: 8192}, {MAX: 20480}, YaRN(2.5, 8192)),
+    "yarn with a factor to work out": ({**YARN, "factor": None, L: 8192}, {MAX: 20480}, YaRN(2.5, 8192)),
     "yarn with a null factor": ({**YARN, "factor": None}, {MAX: 65536}, YaRN(2.0, 32768)),
     "yarn with betas": (
         {**YARN, "beta_fast": 16, "beta_slow": 2.0},
@@ -371,7 +375,7 @@ NEEDED = {  # name -> (entry, beside it, what needs a value)
     "linear": ({"rope_type": "linear", "factor": 4.0}, {}, ["factor"]),
     "dynamic": ({"rope_type": "dynamic", "factor": 4.0}, {MAX: 64}, ["factor", MAX]),
     "yarn": (YARN, {}, [L]),
-    "yarn without a factor": ({"rope_type": "yarn", L: 64}, {MAX: 256}, [L, MAX]),
+    "yarn with a null factor": ({"rope_type": "yarn", "factor": None, L: 64}, {MAX: 256}, [L, MAX]),
     "llama3": (LLAMA3, {}, ["factor", "low_freq_factor", "high_freq_factor", L]),
     "longrope": ({**LONGROPE, "factor": 4.0}, {L: 64}, ["short_factor", "long_factor", L]),
     "longrope without a factor": (LONGROPE, {L: 64, MAX: 256}, [L, MAX]),
@@ -385,7 +389,7 @@ def test_a_scaling_without_its_numbers_is_refused(impl, case):
     known = {**HEAD, **beside, "rope_scaling": entry}
     assert impl.rope_config_from_hf(known).scaling is not None, "the complete config has a scaling"
     for key in needed:
-        derived = ["factor"] if key == MAX and "factor" not in entry else []  # which is missing as well
+        derived = ["factor"] if key == MAX and entry.get("factor") is None else []  # which is missing as well
         for change in (without, with_null):
             part = change(entry, key) if key in entry else entry
             config = change(known, key) if key in known else known

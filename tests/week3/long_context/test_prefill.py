@@ -19,6 +19,11 @@ def check(impl, toy, ids, chunk):
     assert_equal(toy.context, [*toy.before, *ids.tolist()], "the context")
 
 
+def check_in_one_call(impl, toy, ids):
+    check(impl, toy, ids, 10)
+    assert_equal([len(call) for call in toy.calls], [len(ids)], "the tokens of each call of forward")
+
+
 def check_refused(impl, error, arguments, toy, ids, chunk):
     with toy:
         with refused(error, *arguments):
@@ -43,16 +48,17 @@ def test_any_cut_gives_the_logits_of_the_whole(impl, seed, n, chunk, context):
 
 
 @requirement("LC-89")
-@given(n=st.integers(1, 12), chunk=st.integers(1, 13), dtype=st.sampled_from(["int32", "int64", "uint8"]))
+@given(n=st.integers(1, 12), chunk=st.integers(1, 13), dtype=st.sampled_from(["int32", "int64"]))
 @example(n=10, chunk=4, dtype="int32")
 @example(n=12, chunk=4, dtype="int64")
-@example(n=3, chunk=5, dtype="uint8")
-def test_pieces_are_full_in_order_and_few(impl, n, chunk, dtype):
+@example(n=3, chunk=5, dtype="int32")
+def test_pieces_are_in_order_and_few(impl, n, chunk, dtype):
     with Toy([2, 7]) as toy:
         ids = prompt(n, n).astype(dtype)
         impl.chunked_prefill(toy.model, ids, chunk)
         assert_equal([token for call in toy.calls for token in call], ids.tolist(), "the tokens of all calls")
-        assert_equal(len(toy.calls), -(-n // chunk), "number of calls of forward")
+        most = -(-(n - 1) // chunk) + 1  # the last token may have a call of its own
+        assert len(toy.calls) <= most, f"expected at most {most} calls of forward, got {len(toy.calls)}"
         for given in toy.given:
             assert isinstance(given, np.ndarray), f"forward: expected an array, got {type(given).__name__}"
             assert given.dtype.kind in "iu", f"forward: expected integers, got {given.dtype}"
@@ -72,7 +78,7 @@ def test_what_is_decided_once_a_call_needs_one_call(impl, chunk, traits):
     ids = prompt(1, 10)
     check_refused(impl, NotSupported, [], Toy(per_call=traits), ids, chunk)
     with Toy([5, 2], per_call=traits) as toy:
-        check(impl, toy, ids, 10)
+        check_in_one_call(impl, toy, ids)
 
 
 @requirement("LC-90")
@@ -92,7 +98,7 @@ def test_a_context_that_was_rotated_otherwise_is_refused(impl):
     check_refused(impl, NotSupported, [], Toy([4], rope_changes_after=10), ids, 10)
     check_refused(impl, NotSupported, [], Toy([4] * 12, rope_changes_after=10), ids, 10)
     with Toy([], rope_changes_after=9) as toy:
-        check(impl, toy, ids, 10)
+        check_in_one_call(impl, toy, ids)
     with Toy([4], rope_changes_after=11) as toy:
         check(impl, toy, ids, 10)
 

@@ -13,7 +13,7 @@ from tests.week3.long_context.cases import DTYPES, SEEDS
 from tests.week3.long_context.cases_rotation import reference, rotation
 
 TOKENS = st.sampled_from([1, 4, 7])
-INTEGERS = st.sampled_from(["int32", "int64", "uint8"])
+INTEGERS = st.sampled_from(["int32", "int64"])
 OPTIONS = st.sampled_from([{}, {"interleaved": True}, {"attention_factor": 1.277259}])
 LAYOUTS = pytest.mark.parametrize("interleaved", [False, True])
 
@@ -63,7 +63,7 @@ def test_the_channels_beyond_come_back_bit_for_bit(impl, dtype, interleaved):
 
 @requirement("LC-04")
 @given(seed=SEEDS, tokens=TOKENS, start=st.sampled_from([0, 1, 60]), dtype=INTEGERS)
-@example(seed=1, tokens=4, start=0, dtype="uint8")
+@example(seed=1, tokens=4, start=0, dtype="int32")
 @example(seed=1, tokens=4, start=0, dtype="int64")
 def test_positions_start_anywhere_repeat_and_come_in_any_order(impl, seed, tokens, start, dtype):
     case = rotation(seed, tokens)
