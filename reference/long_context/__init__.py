@@ -11,11 +11,11 @@ from .alibi import alibi_slopes
 from .basics import DTYPES
 from .blockwise import blockwise_attention
 from .configs import INTERLEAVED, rope_config_from_hf
-from .frequencies import rope_frequencies
-from .heavy_hitters import HeavyHitterCache, heavy_hitter_outputs
+from .frequencies import rope_frequencies, turning_pair
+from .heavy_hitters import HeavyHitterCache, heavy_hitter_outputs, heavy_hitter_step, nothing_kept
 from .masks import attention_mask
 from .merging import merge_states
-from .pages import PageSelector, page_bounds
+from .pages import PageSelector, page_bounds, page_scores
 from .prefill import chunked_prefill
 from .quantisation import dequantize_kv, quantize_kv
 from .quantized_cache import QuantizedKVCache, quantized_attention, quantized_rows, unpacked
@@ -23,7 +23,7 @@ from .ring import ring_attention, whole_attention
 from .rolling_cache import RollingKVCache, rolling_attention
 from .rotation import apply_rope
 from .rows import attend_last
-from .snapkv import select_snapkv
+from .snapkv import select_snapkv, snapkv_votes
 
 __all__ = [
     "DTYPES",
@@ -40,8 +40,11 @@ __all__ = [
     "chunked_prefill",
     "dequantize_kv",
     "heavy_hitter_outputs",
+    "heavy_hitter_step",
     "merge_states",
+    "nothing_kept",
     "page_bounds",
+    "page_scores",
     "quantize_kv",
     "quantized_attention",
     "quantized_rows",
@@ -50,6 +53,8 @@ __all__ = [
     "rope_config_from_hf",
     "rope_frequencies",
     "select_snapkv",
+    "snapkv_votes",
+    "turning_pair",
     "unpacked",
     "whole_attention",
 ]
