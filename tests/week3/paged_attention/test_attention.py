@@ -148,6 +148,7 @@ def test_a_soft_cap_bounds_the_scores(impl, case, softcap):
     seed=SEEDS,
     options=st.sampled_from([{}, {"softcap": 0.5}, {"scale": 0.3}, {"window": 2}]),
 )
+@example(case=ragged_batch(Shape(6, 2, 4, 8), [9, 3], [2, 1], 1), seed=1, options={"window": 2})
 def test_sink_logits_join_the_denominator_only(impl, case, seed, options):
     sinks = normal(np.random.default_rng(seed), case.queries.shape[1:2], magnitude=3.0)
     assert_matches(
