@@ -41,12 +41,12 @@ def waits_for(results: Mapping[str, RequirementResult], home: Mapping[str, str])
     home: the requirement of each known bug, by the bug's title.
     """
     failed = {id: result for id, result in results.items() if result.status in FAILED}
-    own = {id: {t for t in result.diagnosis if home.get(t) == id} for id, result in failed.items()}
+    homes = _homes(failed, home)
     found: dict[str, list[str]] = {}
 
     def roots_of(id: str) -> list[str]:
         if id not in found:
-            found[id] = [] if own[id] else _homes(failed[id], own, home) or of_needs(id)
+            found[id] = [other for other in homes[id] if other != id] if homes[id] else of_needs(id)
         return found[id]
 
     def of_needs(id: str) -> list[str]:
@@ -58,16 +58,29 @@ def waits_for(results: Mapping[str, RequirementResult], home: Mapping[str, str])
     return {id: roots_of(id) for id in failed}
 
 
-def _homes(result: RequirementResult, own: Mapping[str, set[str]], home: Mapping[str, str]) -> list[str]:
-    """The requirements whose known bugs explain every failure of this one, and their own failures too."""
-    found = []
-    for test in result.tests:
-        if test.outcome == "failed":
-            homes = [home[t] for t in test.diagnosis if t in home and t in own.get(home[t], ())]
-            if not homes:
-                return []
-            found.append(homes[0])
-    return list(dict.fromkeys(found))
+def _homes(failed: Mapping[str, RequirementResult], home: Mapping[str, str]) -> dict[str, list[str]]:
+    """Where each is told by its known bugs: itself, or others; nothing where a failure of it has no name.
+
+    Often several bugs explain one failure. Of those whose own requirement fails by them, the fewest that
+    explain all are taken, the one that explains most first.
+    """
+    possible = {
+        (id, test.node): test.diagnosis
+        for id, result in failed.items()
+        for test in result.tests
+        if test.outcome == "failed"
+    }
+    titles = dict.fromkeys(t for (id, _), named in possible.items() for t in named if home.get(t) == id)
+    explained = {title: {test for test, named in possible.items() if title in named} for title in titles}
+    address: dict[tuple[str, str], str] = {}
+    while left := set().union(*explained.values()) - address.keys():
+        best = max(explained, key=lambda title: len(explained[title] & left))
+        address |= dict.fromkeys(explained[best] & left, home[best])
+    found = {}
+    for id in failed:
+        own = [address.get(test, "") for test in possible if test[0] == id]
+        found[id] = [id] if id in address.values() else [] if "" in own else list(dict.fromkeys(own))
+    return found
 
 
 def _needed(id: str, results: Mapping[str, RequirementResult]) -> Iterator[str]:

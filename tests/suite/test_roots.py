@@ -86,8 +86,23 @@ def test_a_bug_whose_own_tests_pass_is_no_address():
     assert waiting(failed("A", tests=[["of B"]]), failed("B", tests=[[]])) == {"A": [], "B": []}
 
 
-def test_of_several_possible_bugs_its_own_counts():
-    assert waiting(failed("A", tests=[["of B", "of A"]]), failed("B", tests=[["of B"]])) == {"A": [], "B": []}
+def test_of_several_possible_bugs_the_fewest_that_explain_all_count():
+    results = (
+        failed("A", tests=[["of A", "of B"]]),
+        failed("B", tests=[["of B"]]),
+        failed("C", tests=[["of B"]]),
+    )
+    assert waiting(*results) == {"A": ["B"], "B": [], "C": ["B"]}
+
+
+def test_a_bug_that_is_needed_has_its_root_though_another_explains_that_too():
+    results = (
+        failed("A", tests=[["of A"]]),
+        failed("B", tests=[["of A", "of B"]]),
+        failed("C", tests=[["of A"]]),
+        failed("D", tests=[["of B"]]),
+    )
+    assert waiting(*results) == {"A": [], "B": [], "C": ["A"], "D": ["B"]}
 
 
 # ---- What a root costs. ----
