@@ -94,3 +94,13 @@ def test_after_mlx_it_is_too_late_and_says_so():
 def test_float32_is_float32_on_a_gpu_as_well(choice: str) -> None:
     """Whatever the BLAS: MLX reads the switch when it is imported."""
     assert measured(choice)["tf32"] == "0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MLX's own products on macOS know no OpenMP")
+def test_threads_of_what_is_judged_wait_asleep():
+    start = "from grading.boundary import frameworks; frameworks.start('mlx')"
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    env["OMP_DISPLAY_ENV"] = "verbose"  # it says what it took
+    python = [sys.executable, "-B", "-c", start]
+    done = subprocess.run(python, env=env, cwd=CLONE, capture_output=True, text=True, check=True)
+    assert "GOMP_SPINCOUNT = '0'" in done.stderr
