@@ -62,6 +62,13 @@ class Contract:
     def names(self) -> tuple[str, ...]:
         return (*(each.name for each in self.functions), *(each.name for each in self.classes))
 
+    @property
+    def called(self) -> dict[str, Signature]:
+        """What can be called, by name: functions, constructors ("PagedKVCache") and methods."""
+        methods = [method for each in self.classes for method in each.methods[1:]]
+        constructors = {each.name: each.methods[0] for each in self.classes}
+        return {each.name: each for each in (*self.functions, *methods)} | constructors
+
 
 @cache
 def contract(topic: str) -> Contract:

@@ -8,6 +8,8 @@ Status = Literal["met", "broken", "not attempted", "error"]
 Outcome = Literal["passed", "failed", "error"]
 LEVEL_WEIGHTS = {"core": 3, "edge": 2, "scale": 1}
 _NOT_IMPLEMENTED = re.compile(r"not implemented: (\w+(?:\.\w+)+)")
+_STOPPED = re.compile(r"(?:in )?([\w.]+)(?: did not answer within|, the submission's process )")
+_NOT_CALLED = re.compile(r"([\w.]+) is not called again: ")
 
 
 @dataclass
@@ -26,6 +28,18 @@ class TestResult:
         """`moe.route` where it failed because that is not implemented."""
         match = _NOT_IMPLEMENTED.match(self.message)
         return match[1] if match and self.outcome != "passed" else ""
+
+    @property
+    def stopped(self) -> str:
+        """`BlockAllocator.num_free` where the submission hung or crashed in that."""
+        match = _STOPPED.match(self.message)
+        return match[1] if match and self.outcome == "failed" else ""
+
+    @property
+    def not_called(self) -> str:
+        """`BlockAllocator.num_free` where that was not called again, because it hung or crashed before."""
+        match = _NOT_CALLED.match(self.message)
+        return match[1] if match and self.outcome == "error" else ""
 
 
 @dataclass

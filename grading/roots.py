@@ -1,8 +1,9 @@
 """Roots and what waits for them: which requirement's own text is broken, and what only depends on it.
 
-Two things lead from a failure to its root. A known bug has a requirement of its own: where the tests of that
-requirement fail by it, every other failure that it explains waits for it. Else `needs` of the specification
-leads: what fails while something that it needs fails too, waits for that.
+Three things lead from a failure to its root. A known bug has a requirement of its own: where the tests of
+that requirement fail by it, every other failure that it explains waits for it. A function that hung or
+crashed is not called again: what misses it waits for the requirement that met it. Else `needs` of the
+specification leads: what fails while something that it needs fails too, waits for that.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,12 +43,18 @@ def waits_for(results: Mapping[str, RequirementResult], home: Mapping[str, str])
     """
     failed = {id: result for id, result in results.items() if result.status in FAILED}
     homes = _homes(failed, home)
+    stopped = {id: {test.stopped for test in result.tests} - {""} for id, result in failed.items()}
     found: dict[str, list[str]] = {}
 
     def roots_of(id: str) -> list[str]:
         if id not in found:
-            found[id] = [other for other in homes[id] if other != id] if homes[id] else of_needs(id)
+            others = [other for other in homes[id] if other != id]
+            found[id] = others if homes[id] or stopped[id] else stoppers(id) or of_needs(id)
         return found[id]
+
+    def stoppers(id: str) -> list[str]:
+        missed = {test.not_called for test in failed[id].tests if test.outcome != "passed"}
+        return [other for other, names in stopped.items() if missed and missed <= names]
 
     def of_needs(id: str) -> list[str]:
         needed = [r for r in _needed(id, results) if r in failed]

@@ -33,6 +33,10 @@ class CallTimeout(BoundaryFailure):
     """A call took longer than its limit; the process was killed."""
 
 
+class NotCalledAgain(BoundaryFailure):
+    """The function hung or crashed before: each further call would cost the time of a call, or a process."""
+
+
 class ChannelClosed(Exception):
     """The other end hung up. The session turns it into WorkerDied."""
 

@@ -91,7 +91,7 @@ class CallersLink:
         try:
             self._peer.serve(call)
         except (BoundaryFailure, ChannelClosed, DeadlinePassed) as error:
-            self._peer.fail(error)
+            self._peer.fail(error, call.name)
         finally:
             self._callbacks.release()
 

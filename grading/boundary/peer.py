@@ -98,7 +98,7 @@ class Clock:
                 self._lost += time.monotonic() - self._stopped_at
 
 
-def as_it_is(error: Exception) -> BoundaryFailure:
+def as_it_is(error: Exception, name: str) -> BoundaryFailure:
     return error if isinstance(error, BoundaryFailure) else WorkerDied(f"the connection broke: {error!r}")
 
 
@@ -106,7 +106,8 @@ class Peer:
     """functions: what the other side may call by name, "route" or "PagedKVCache.append".
     classes: those among them that make objects for the other side to hold.
     remote_classes: proxies for what the other side makes.
-    explain: turns an error of the link into the failure that this and every other waiting call raises.
+    explain: turns an error of the link into the failure that this and every other waiting call raises; told
+        the name of the call that met it.
     watch: looks after what the calls of the other side are given and give.
     """
 
@@ -120,7 +121,7 @@ class Peer:
         remote_classes: Mapping[str, type[Proxy]] | None = None,
         exports: Exports | None = None,
         ids: Iterator[int] | None = None,
-        explain: Callable[[Exception], BoundaryFailure] = as_it_is,
+        explain: Callable[[Exception, str], BoundaryFailure] = as_it_is,
         watch: Watch | None = None,
         trusted: bool = False,
     ) -> None:
@@ -160,9 +161,9 @@ class Peer:
 
     def resend(self, request: Frame) -> Exchange:
         """Sends a recorded call again."""
-        call_id = parse(request.body)[1]
+        _, call_id, _, _, name, *_ = parse(request.body)
         try:
-            return Exchange(request, self._exchange(call_id, request.copy()).frame)
+            return Exchange(request, self._exchange(call_id, name, request.copy()).frame)
         except (BoundaryFailure, AssertionError) as failure:
             return Exchange(request, failure)
 
@@ -177,18 +178,18 @@ class Peer:
         test = None if recording is None else recording.test
         request = packer.frame(["call", call_id, within, releases, name, object_id, *arguments, test])
         if recording is None:
-            return self._result(self._exchange(call_id, request))
+            return self._result(name, self._exchange(call_id, name, request))
         request = request.copy()  # the caller may change its arrays later
         begun = time.monotonic_ns()
         try:
-            reply = self._exchange(call_id, request)
+            reply = self._exchange(call_id, name, request)
         except Exception as failure:
             recording.add(Exchange(request, failure, begun, time.monotonic_ns()))
             raise
         recording.add(Exchange(request, reply.frame.copy(), begun, time.monotonic_ns()))
-        return self._result(reply)
+        return self._result(name, reply)
 
-    def _exchange(self, call_id: int, request: Frame) -> Reply:
+    def _exchange(self, call_id: int, name: str, request: Frame) -> Reply:
         """Sends a call and waits for the reply, serving the calls that the other side makes meanwhile."""
         if self.failure is not None:
             raise WorkerDied(f"the worker that held this has ended: {self.failure}")
@@ -205,9 +206,9 @@ class Peer:
                 lambda: min(deadline - self._clock.now(), self.ends_at - time.monotonic()),
             )
         except (ChannelClosed, DeadlinePassed, ProtocolViolation) as error:
-            raise self.fail(error) from None
+            raise self.fail(error, name) from None
         except BaseException:  # Ctrl-C, pytest-timeout: a late reply must not meet a later call
-            self.fail(WorkerDied("a call was interrupted, and with it the process was ended"))
+            self.fail(WorkerDied("a call was interrupted, and with it the process was ended"), name)
             raise
         finally:
             self._waiting.pop(call_id, None)
@@ -228,26 +229,26 @@ class Peer:
             elif self.failure is not None:
                 raise self.failure
 
-    def _result(self, reply: Reply) -> Any:
+    def _result(self, name: str, reply: Reply) -> Any:
         unpacker = self._unpacker(reply.buffers)
         try:
             if not reply.raised:
                 value = unpacker.unpack(reply.content[0])
                 unpacker.finish()
                 return value
-            name, args, text = reply.content
-            error = unpacker.exception(name, [unpacker.unpack(each) for each in args])
+            kind, args, text = reply.content
+            error = unpacker.exception(kind, [unpacker.unpack(each) for each in args])
         except (ProtocolViolation, UnknownObject) as violation:
-            raise self.fail(ProtocolViolation(str(violation))) from None
+            raise self.fail(ProtocolViolation(str(violation)), name) from None
         if text:
             error.add_note(f"In the submission:\n{text[-_TRACEBACK:]}")
         raise error
 
-    def fail(self, error: Exception) -> BoundaryFailure:
+    def fail(self, error: Exception, name: str) -> BoundaryFailure:
         """Ends this peer: every waiting call raises the same failure."""
         with self._failing:
             if self.failure is None:
-                self.failure = self._explain(error)
+                self.failure = self._explain(error, name)
         for inbox in list(self._waiting.values()):
             inbox.put(None)
         return self.failure

@@ -21,6 +21,9 @@ class Connection(Protocol):
 
     def described(self, name: str) -> Described: ...
 
+    def check_call(self, name: str) -> None:
+        """Raises NotCalledAgain for a function that hung or crashed before."""
+
 
 class Namespace:
     """One attribute per name of the contract. A name that the submission lacks raises when asked for."""
@@ -51,6 +54,7 @@ def proxy_classes(contract: Contract, connection: Connection) -> dict[str, type[
 
 def _function(connection: Connection, name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
+        connection.check_call(name)
         peer = connection.peer()
         try:
             return peer.call(name, None, args, kwargs)
@@ -63,6 +67,7 @@ def _function(connection: Connection, name: str) -> Callable[..., Any]:
 
 def _class(connection: Connection, wanted: ContractClass) -> type[Proxy]:
     def construct(self: Proxy, *args: Any, **kwargs: Any) -> None:
+        connection.check_call(wanted.name)
         peer = connection.peer()
         try:
             peer.construct(self, wanted.name, args, kwargs)
@@ -77,6 +82,7 @@ def _class(connection: Connection, wanted: ContractClass) -> type[Proxy]:
 
 def _method(connection: Connection, name: str) -> Callable[..., Any]:
     def call(self: Proxy, *args: Any, **kwargs: Any) -> Any:
+        connection.check_call(name)
         try:
             return self._peer.call(name, self._id, args, kwargs)
         except NotImplementedError as error:

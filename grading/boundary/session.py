@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from grading.boundary.failures import (
     ChannelClosed,
     DeadlinePassed,
     NotAttempted,
+    NotCalledAgain,
     WorkerDied,
 )
 from grading.boundary.frames import Channel
@@ -48,6 +50,7 @@ __all__ = ["Described", "InProcess", "Isolated", "Limits", "RecordedCall", "Sess
 
 START_SECONDS = 60.0  # importing PyTorch on a busy machine takes several
 _LAST_WORDS = 0.3  # killed sooner, a process that is dying would show the signal that killed it
+_MOST_CRASHES = 2  # of one function
 _TAIL = 2_000  # characters of its output that a failure quotes
 
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -74,6 +77,9 @@ class Session(ABC):
         self._ids = itertools.count(1)
         self._recording: Recording | None = None
         self._ends_at = float("inf")
+        self._called = self._contract.called
+        self._crashes: Counter[str] = Counter()
+        self._stopped: dict[str, str] = {}  # name of a function: why it is not called again
         self.namespace = Namespace(self._contract, self, self._classes)
 
     @property
@@ -92,6 +98,10 @@ class Session(ABC):
             raise self._description.with_traceback(None)
         assert self._description is not None
         return self._description
+
+    def check_call(self, name: str) -> None:
+        if name in self._stopped:
+            raise NotCalledAgain(f"{name} is not called again: {self._stopped[name]}")
 
     def described(self, name: str) -> Described:
         return self.describe()[name]
@@ -193,7 +203,7 @@ class Session(ABC):
         yield self._open(exports)
 
     def _tests_side(
-        self, exports: Exports, explain: Callable[[Exception], BoundaryFailure] = as_it_is
+        self, exports: Exports, explain: Callable[[Exception, str], BoundaryFailure] = as_it_is
     ) -> Peer:
         return Peer(
             self._vocabulary,
@@ -311,28 +321,42 @@ class Isolated(Session):
             limits=self._limits,
             channel=theirs,
         )
-        peer = self._tests_side(exports, lambda error: self._explain(error, child, peer.call_seconds))
+        peer = self._tests_side(
+            exports, lambda error, name: self._explain(error, name, child, peer.call_seconds)
+        )
         peer.call_seconds = START_SECONDS
         channel = Channel(ours)
         CallersLink(peer, channel)
         return peer, child, channel
 
-    def _explain(self, error: Exception, child: Child, limit: float) -> BoundaryFailure:
+    def _explain(self, error: Exception, name: str, child: Child, limit: float) -> BoundaryFailure:
         self.failures += 1
+        called = name if name in self._called else "the submission"
+        failure: BoundaryFailure
         if isinstance(error, DeadlinePassed):
             child.kill()
             if time.monotonic() >= self._ends_at:
                 return CallTimeout("the submission used up the time for all its calls; its process was ended")
-            return CallTimeout(f"the submission did not answer within {limit:g} s; its process was ended")
+            self._stopped[name] = f"it did not answer within {limit:g} s"
+            return CallTimeout(f"{called} did not answer within {limit:g} s; its process was ended")
         if isinstance(error, ChannelClosed):
-            status = child.exit_status(_LAST_WORDS)
-            child.kill()
+            status = _ended(child.exit_status(_LAST_WORDS))
             output = child.output_tail().strip()[-_TAIL:]
             quoted = f"; its output ends:\n{output}" if output else ""
-            return WorkerDied(f"the submission's process {_ended(status)}{quoted}")
+            during = f"in {name}, " if name in self._called else ""
+            failure = WorkerDied(f"{during}the submission's process {status}{quoted}")
+            self._crashed(name, f"the submission's process {status}")
+        else:
+            assert isinstance(error, BoundaryFailure)
+            failure = error
+            self._crashed(name, str(error))
         child.kill()
-        assert isinstance(error, BoundaryFailure)
-        return error
+        return failure
+
+    def _crashed(self, name: str, how: str) -> None:
+        self._crashes[name] += 1
+        if self._crashes[name] >= _MOST_CRASHES:
+            self._stopped[name] = f"it crashed {_MOST_CRASHES} times, at last {how}"
 
     def _end_worker(self) -> None:
         for each in self._ends:

@@ -52,10 +52,7 @@ class Watch:
     """Of the calls of one peer. Each thread looks after its own: MLX dislikes the arrays of another."""
 
     def __init__(self, contract: Contract, arrays: SubmissionArrays) -> None:
-        methods = [method for each in contract.classes for method in each.methods[1:]]
-        signatures = {each.name: each for each in (*contract.functions, *methods)}
-        signatures |= {each.name: each.methods[0] for each in contract.classes}
-        self._names = {name: [p.name for p in each.parameters] for name, each in signatures.items()}
+        self._names = {name: [p.name for p in each.parameters] for name, each in contract.called.items()}
         self._arrays = arrays
         # test: its number; calls: how many it made; kept: what crossed in them.
         self._here = threading.local()

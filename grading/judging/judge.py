@@ -16,7 +16,7 @@ from grading.diagnosis import diagnose
 from grading.judging import inputs
 from grading.judging.items import SUITE, function_of, labelled, node_of, requirement_of, topic_of
 from grading.judging.texts import blob_of, message_of, our_notes
-from grading.judging.trial import FATAL, GivenUp, NoSmallerInput, Trial, recorded
+from grading.judging.trial import NOT_RUN, GivenUp, NoSmallerInput, Trial, recorded
 from grading.report import Outcome, TestResult
 
 SHRINK_SECONDS = 2.0  # for the first failure of a requirement; its other tests show what they found
@@ -151,7 +151,6 @@ class Judge:
         except NoSmallerInput as final:
             failure = final.__cause__
             assert failure is not None
-            trial.fatal += isinstance(failure, FATAL)
             trial.end()
             self._explain(failure, result, trial, name, requirement)
             raise failure.with_traceback(None) from None
@@ -165,7 +164,7 @@ class Judge:
     def _explain(
         self, failure: BaseException, result: TestResult, trial: Trial, candidate: str, requirement: str
     ) -> None:
-        result.outcome = "error" if isinstance(failure, GivenUp) else "failed"
+        result.outcome = "error" if isinstance(failure, NOT_RUN) else "failed"
         notes = our_notes(failure)
         result.message = message_of(failure, notes)
         result.blob = blob_of(notes)

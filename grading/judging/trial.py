@@ -1,4 +1,4 @@
-"""One candidate at one topic, and one test of it: time, crashes, and what is recorded for a diagnosis."""
+"""One candidate at one topic, and one test of it: its time, its end, what is recorded for a diagnosis."""
 
 import time
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import pytest
 from grading.boundary.failures import (
     BoundaryFailure,
     CallTimeout,
+    NotCalledAgain,
     NotImplementedBySubmission,
     ProtocolViolation,
     WorkerDied,
@@ -19,7 +20,6 @@ from grading.candidates import Candidate
 from grading.judging import inputs
 
 TOPIC_SECONDS = 180.0
-FATAL_LIMIT = 3  # crashes and time-outs before a topic is given up
 FATAL = (WorkerDied, CallTimeout, ProtocolViolation)  # the submission's process is gone
 
 
@@ -34,15 +34,17 @@ class GivenUp(BoundaryFailure):
     """The test was not run, because the topic was given up."""
 
 
+NOT_RUN = (GivenUp, NotCalledAgain)
+
+
 class Trial:
-    """One candidate at one topic: its session, its time, and how often its process died."""
+    """One candidate at one topic: its session and its time."""
 
     def __init__(self, candidate: Candidate, topic: str) -> None:
         self.candidate = candidate
         self.topic = topic
         self.seconds = 0.0  # used by tests that have ended
         self.begun: float | None = None  # when the present test did
-        self.fatal = 0
         self._session: Session | None = None
 
     @property
@@ -58,8 +60,6 @@ class Trial:
     @property
     def given_up(self) -> str:
         """Why no more tests of this topic are run; empty while they are."""
-        if self.fatal >= FATAL_LIMIT:
-            return f"{self.topic} was given up after {self.fatal} crashes or time-outs"
         running = time.monotonic() - self.begun if self.begun is not None else 0.0
         if self.seconds + running > TOPIC_SECONDS:
             return f"{self.topic} was given up after {TOPIC_SECONDS:.0f} s"
@@ -121,7 +121,7 @@ class recorded:
             self.session.start_recording()
             try:
                 return test(*args, **options)
-            except (*FATAL, NotImplementedBySubmission) as failure:
+            except (*FATAL, NotCalledAgain, NotImplementedBySubmission) as failure:
                 raise NoSmallerInput from failure
 
         return run

@@ -240,7 +240,7 @@ def _resource_limits(limits: Limits, others: int) -> dict[str, int]:
         "RLIMIT_CORE": 0,
         "RLIMIT_FSIZE": limits.temporary_bytes,
         "RLIMIT_NPROC": others + limits.processes,
-        "RLIMIT_NOFILE": 1024,
+        "RLIMIT_NOFILE": 4096,  # mlx_lm asks for as many when it is imported
     }
     if ON_LINUX:  # macOS accepts it and does nothing, or refuses
         bounded["RLIMIT_AS"] = limits.memory_bytes

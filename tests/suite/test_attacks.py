@@ -28,6 +28,7 @@ from grading.grade import grade, run_suite
 from grading.judging import trial
 from grading.judging.judge import Judge
 from grading.requirements import requirements
+from grading.roots import roots
 from grading.starter import stub
 from runtime.sandbox import Limits, best_tier, tiers
 
@@ -252,12 +253,42 @@ def test_an_attack_at_import_scores_nothing(submission, tier, attack):
     assert (report.score, report.passed) == (0, False)
 
 
-def test_a_loop_at_import_ends_after_three_attempts(submission, monkeypatch):
+def test_a_loop_at_import_is_tried_once(submission, monkeypatch):
     monkeypatch.setattr(session, "START_SECONDS", 1.0)
     report = judged(submission("while True:\n    pass\n"), best_tier(), ATTACKED | UNTOUCHED)
     assert report.score == 0
-    assert report.seconds < 15
-    assert "given up" in report.topics[TOPIC].note
+    assert report.seconds < 10
+    assert all("did not answer within 1 s" in each.message for each in report.requirements.values())
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "again"),
+    [
+        (
+            "while True: pass",
+            "BlockAllocator.num_free did not answer within 2 s",
+            "BlockAllocator.num_free is not called again: it did not answer within 2 s",
+        ),
+        (
+            "import os; os._exit(3)",
+            "in BlockAllocator.num_free, the submission's process exited with code 3",
+            "BlockAllocator.num_free is not called again: it crashed 2 times, at last ",
+        ),
+    ],
+    ids=["hangs", "crashes"],
+)
+def test_a_function_that_hangs_or_crashes_costs_what_calls_it(submission, body, said, again):
+    """The rest of right code keeps its marks, and what hung or crashed is told first."""
+    right = "return self.refs.count(0)"
+    assert RIGHT.count(right) == 1
+    without, calling = {"PA-01", "PA-02", "PA-04", "PA-05"}, {"PA-17", "PA-18", "PA-19"}
+    report = judged(submission(RIGHT.replace(right, body)), best_tier(), without | calling, call_seconds=2.0)
+    assert met(report) == without
+    first, *_ = roots(report)
+    assert first.requirement.message.startswith(said)
+    assert first.waiting
+    assert all(each.message.startswith(again) for each in first.waiting if each.status == "error")
+    assert report.topics[TOPIC].note == ""
 
 
 def test_time_is_bounded_though_each_call_is_quick(submission, monkeypatch):

@@ -30,6 +30,7 @@ from grading.boundary.failures import (
     ChannelClosed,
     DeadlinePassed,
     NotAttempted,
+    NotCalledAgain,
     NotImplementedBySubmission,
     ProtocolViolation,
     SubmissionError,
@@ -736,6 +737,27 @@ def test_a_call_that_takes_too_long_ends_the_process(spawn):
     assert session.failures == 1
 
 
+def test_a_function_that_hung_or_crashed_twice_is_not_called_again(spawn):
+    session = spawn(call_seconds=0.3)
+    session.describe()
+    submission = session.namespace
+    box = submission.Box(1)
+    for _ in range(2):
+        with pytest.raises(WorkerDied, match="^in act, the submission's process exited with code 3"):
+            submission.act("os._exit(3)")
+    for _ in range(2):
+        with pytest.raises(NotCalledAgain, match="^act is not called again: it crashed 2 times, at last"):
+            submission.act("1")
+    with pytest.raises(CallTimeout, match=r"^take did not answer within 0\.3 s; its process was ended"):
+        submission.take(iter(lambda: time.sleep(0.01), 1), 10**9)
+    with pytest.raises(NotCalledAgain, match=r"^take is not called again: it did not answer within 0\.3 s"):
+        submission.take(iter([]), 0)
+    assert submission.echo(1) == 1
+    with pytest.raises(WorkerDied, match="the worker that held this has ended"):
+        box.get()
+    assert session.failures == 3
+
+
 def test_an_interrupted_call_costs_its_process_but_no_later_result(spawn):
     class Interrupt(BaseException):
         pass
@@ -907,7 +929,7 @@ class Hostile:
     def __init__(self, *answers: bytes) -> None:
         ours, self._end = socket.socketpair()
         vocabulary = Vocabulary.of(contract("probe"))
-        self.peer = Peer(vocabulary, NumpyArrays(), trusted=True, explain=lambda error: error)
+        self.peer = Peer(vocabulary, NumpyArrays(), trusted=True, explain=lambda error, name: error)
         self.peer.call_seconds = 5
         CallersLink(self.peer, Channel(ours))
         for answer in answers:

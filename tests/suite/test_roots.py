@@ -57,6 +57,25 @@ def test_a_link_that_is_met_does_not_hide_what_lies_behind_it():
     assert waiting(failed("A"), met("B", "A"), failed("C", "B")) == {"A": [], "C": ["A"]}
 
 
+def said(id, *needs, message, outcome="failed"):
+    result = failed(id, *needs, outcome=outcome)
+    return replace(result, tests=[replace(test, message=message) for test in result.tests])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "BlockAllocator.num_free did not answer within 10 s; its process was ended",
+        "in BlockAllocator.num_free, the submission's process was killed by SIGSEGV",
+    ],
+)
+def test_what_hung_or_crashed_is_the_root_of_what_is_not_called_again(message):
+    not_run = {"message": "BlockAllocator.num_free is not called again: it crashed", "outcome": "error"}
+    other = {"message": "BlockAllocator.share is not called again: it crashed", "outcome": "error"}
+    results = said("A", **not_run), said("B", "A", message=message), said("C", "A", **not_run)
+    assert waiting(*results, said("D", **other)) == {"A": ["B"], "B": [], "C": ["B"], "D": []}
+
+
 def test_what_was_not_graded_holds_nothing_back():
     """With --topic or --only, `needs` may name a requirement that the report does not have."""
     assert waiting(failed("B", "MOE-01")) == {"B": []}

@@ -4,6 +4,7 @@ Each test tries the attack in every tier that this machine offers and compares t
 list: an attack that works is one that `lacks` names, and the other way round."""
 
 import os
+import resource
 import select
 import shutil
 import signal
@@ -226,6 +227,20 @@ except MemoryError: print("refused")
 """
     said = outcome(tier, code, limits=Limits(memory_bytes=1024 * MIB))
     assert (said == "refused\n") == (not lacks(tier, "memory: this system"))
+
+
+def test_as_many_files_can_be_open_as_mlx_lm_asks_for_and_not_many_more(tier):
+    """It raises the limit to 4,096 when it is imported, and fails where that is not allowed."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 4096 if most == resource.RLIM_INFINITY else min(most, 4096)
+    code = f"""
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({most}, {most}))
+try:
+    for opened in range(5000): last = os.dup(1)
+except OSError as error: print(last, error.strerror)
+"""
+    assert outcome(tier, code) == f"{most - 1} Too many open files\n"
 
 
 def test_the_number_of_processes_is_limited(tier):
