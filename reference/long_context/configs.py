@@ -6,26 +6,40 @@ from spec.long_context import DynamicNTK, Linear, Llama3, LongRoPE, RopeConfig, 
 from .basics import expect
 from .frequencies import growth
 
-# As their modelling code in transformers does it.
-INTERLEAVED = (
-    "cohere",
-    "cohere2",
-    "cohere2_moe",
+# As their modelling code in transformers 5.24 does it.
+SCALES_SOFTMAX = (
+    "axk1",
+    "axk2",
+    "bailing_hybrid",
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v32",
-    "ernie4_5",
-    "ernie4_5_moe",
-    "glm",
-    "glm4",
     "glm4_moe_lite",
     "glm_moe_dsa",
-    "helium",
-    "llama4_text",
+    "hy_v4_vl_text",
+    "longcat_flash",
+    "mistral4",
+    "mistral_large4_text",
     "youtu",
 )
 
-SCALES_SOFTMAX = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "youtu")
+INTERLEAVED = (
+    *SCALES_SOFTMAX,
+    "cohere",
+    "cohere2",
+    "cohere2_moe",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "ernie4_5_vl_moe_text",
+    "glm",
+    "glm4",
+    "glm4v_text",
+    "glm_ocr_text",
+    "helium",
+    "llama4_text",
+    "moonshine",
+    "openai_privacy_filter",
+)
 
 
 def rope_config_from_hf(config, layer_type=None):

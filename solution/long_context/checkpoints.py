@@ -10,7 +10,21 @@ from .checks import expect
 from .rotation import yarn_growth
 
 # Multi-head latent attention: mscale_all_dim scales the softmax.
-SCALES_SOFTMAX = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "youtu")
+SCALES_SOFTMAX = (
+    "axk1",
+    "axk2",
+    "bailing_hybrid",
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+    "hy_v4_vl_text",
+    "longcat_flash",
+    "mistral4",
+    "mistral_large4_text",
+    "youtu",
+)
 INTERLEAVED = (
     *SCALES_SOFTMAX,
     "cohere",
@@ -18,10 +32,15 @@ INTERLEAVED = (
     "cohere2_moe",
     "ernie4_5",
     "ernie4_5_moe",
+    "ernie4_5_vl_moe_text",
     "glm",
     "glm4",
+    "glm4v_text",
+    "glm_ocr_text",
     "helium",
     "llama4_text",
+    "moonshine",
+    "openai_privacy_filter",
 )
 ORIGINAL_LENGTH = "original_max_position_embeddings"
 

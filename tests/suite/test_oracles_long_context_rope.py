@@ -280,6 +280,36 @@ def test_the_scale_of_the_scores_is_that_of_deepseek(torch, name):
 
 POSITIONS = np.array([[0, 1, 2, 9, 300], [5, 6, 17, 40, 41]])  # of two sequences
 
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+# What a tiny model of its kind needs besides. With one position a token, all of mrope_section turn alike.
+OF_ITS_KIND = {
+    "bailing_hybrid": {"layer_types": ["full_attention"]},
+    "ernie4_5_vl_moe_text": {
+        "moe_intermediate_size": [8, 8],
+        "rope_parameters": {**PLAIN, "mrope_section": [3, 3, 2]},
+    },
+    "glm4v_moe_text": {"rope_parameters": {**PLAIN, "mrope_section": [1, 1, 2]}},
+    "glm4v_text": {"rope_parameters": {**PLAIN, "mrope_section": [2, 3, 3]}},
+    "glm_ocr_text": {"rope_parameters": {**PLAIN, "mrope_section": [2, 3, 3]}},
+    "hy_v4_vl_text": {"rope_parameters": {**PLAIN, "mrope_section": [2, 1, 1]}},
+    "longcat_flash": {
+        "num_hidden_layers": 2,
+        "ffn_hidden_size": 24,
+        "expert_ffn_hidden_size": 8,
+        "moe_topk": 2,
+    },
+    "mistral4": {
+        "rope_parameters": {
+            **PLAIN,
+            "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 512,
+        },
+    },
+    "mistral_large4_text": {"rope_parameters": PLAIN},
+    "moonshine": {"rope_parameters": {**PLAIN, "partial_rotary_factor": 1.0}},
+    "openai_privacy_filter": {"rope_parameters": PLAIN},
+}
+
 MODELS = {kind: {"model_type": kind} for kind in reference.INTERLEAVED}
 MODELS |= {
     kind: {"model_type": kind}
@@ -287,6 +317,7 @@ MODELS |= {
         "gemma2",
         "gemma3_text",
         "glm4_moe",
+        "glm4v_moe_text",
         "gpt_neox",
         "gpt_oss",
         "llama",
@@ -325,7 +356,9 @@ def tiny_config(model_type, **changes):
     known = transformers_config(model_type=model_type)
     sizes = {**SIZES, **LATENT, "head_dim": 8} if hasattr(known, "kv_lora_rank") else SIZES
     sizes = {key: size for key, size in sizes.items() if hasattr(known, key)}
-    return transformers_config(model_type=model_type, **sizes, **changes)
+    return transformers_config(
+        model_type=model_type, **{**sizes, **OF_ITS_KIND.get(model_type, {}), **changes}
+    )
 
 
 def rotations(torch, config, monkeypatch):
@@ -347,13 +380,23 @@ def rotations(torch, config, monkeypatch):
         if name.startswith("apply_rot"):
             monkeypatch.setattr(module, name, recorded(function))
     torch.manual_seed(0)
-    model = outside("transformers").AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    ids, at = torch.arange(10).reshape(2, 5), torch.from_numpy(POSITIONS)
+    heard = {"encoder_hidden_states": torch.zeros(2, 3, 48)} if config.is_encoder_decoder else {}
     with torch.no_grad():
-        model.eval()(
-            torch.arange(10).reshape(2, 5), position_ids=torch.from_numpy(POSITIONS), use_cache=False
-        )
+        random_decoder(config).eval()(ids, position_ids=at, use_cache=False, **heard)
     name, *sides = calls[0]
     return name, *([heads_first(x.numpy()) for x in side] for side in sides)
+
+
+def random_decoder(config):
+    """What turns ids into states or logits: some models have no head of their own, one no Auto class."""
+    auto = outside("transformers.models.auto.modeling_auto")
+    if type(config) in auto.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return auto.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    if type(config) in auto.MODEL_MAPPING:
+        model = auto.AutoModel.from_config(config, attn_implementation="eager")
+        return model.get_decoder() if config.is_encoder_decoder else model
+    return modeling(config).Ernie4_5_VLMoeTextModel(config)
 
 
 def heads_first(x):
@@ -371,7 +414,8 @@ def test_a_model_of_transformers_rotates_as_its_config_tells(torch, monkeypatch,
     config = tiny_config(**MODELS[name])
     function, inputs, outputs = rotations(torch, config, monkeypatch)
     kind = None if layer_types(config) == [None] else config.layer_types[0]
-    ours = reference.rope_config_from_hf(config.to_dict(), kind)
+    heads = {"num_attention_heads": config.num_attention_heads}  # which Moonshine writes under other names
+    ours = reference.rope_config_from_hf({**config.to_dict(), **heads}, kind)
     assert_equal(ours.interleaved, name in reference.INTERLEAVED)
     frequencies = reference.rope_frequencies(ours)
     for what, x, theirs in zip(("queries", "keys"), inputs, outputs, strict=True):

@@ -123,20 +123,37 @@ def test_base_head_and_fraction_out_of_a_config(impl, case):
     check(impl, *HEADS[case])
 
 
-INTERLEAVED = [
-    *("cohere", "cohere2", "cohere2_moe"),
-    *("deepseek_v2", "deepseek_v3", "deepseek_v32"),
-    *("ernie4_5", "ernie4_5_moe"),
-    *("glm", "glm4", "glm4_moe_lite", "glm_moe_dsa"),
-    *("helium", "llama4_text", "youtu"),
-]
 SHARE_WITH_THE_SOFTMAX = [
+    "axk1",
+    "axk2",
+    "bailing_hybrid",
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v32",
     "glm4_moe_lite",
     "glm_moe_dsa",
+    "hy_v4_vl_text",
+    "longcat_flash",
+    "mistral4",
+    "mistral_large4_text",
     "youtu",
+]
+INTERLEAVED = [
+    *SHARE_WITH_THE_SOFTMAX,
+    "cohere",
+    "cohere2",
+    "cohere2_moe",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "ernie4_5_vl_moe_text",
+    "glm",
+    "glm4",
+    "glm4v_text",
+    "glm_ocr_text",
+    "helium",
+    "llama4_text",
+    "moonshine",
+    "openai_privacy_filter",
 ]
 
 
@@ -151,7 +168,7 @@ def test_these_models_interleave(impl, kind):
 
 
 @requirement("LC-21")
-@pytest.mark.parametrize("kind", ["llama", "glm4_moe", "gpt_neox"])
+@pytest.mark.parametrize("kind", ["llama", "glm4_moe", "glm4v_moe_text", "gpt_neox"])
 def test_other_models_have_halves(impl, kind):
     check(impl, {**HEAD, "model_type": kind}, RopeConfig(12))
     check(impl, {**HEAD, "model_type": kind, "rope_interleave": True}, RopeConfig(12))
