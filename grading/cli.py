@@ -273,11 +273,11 @@ def audit(
     ] = 5,
 ) -> None:
     """Prove what the suite catches and accuses; minutes a topic, goes on where it was interrupted."""
+    if not (ROOT / "tests" / "alternatives").is_dir():
+        raise UsageError("no audit here: it needs right implementations, which this clone does not have")
     from grading.audit.command import audit as examine
     from grading.requirements import topics
 
-    if not (ROOT / "tests" / "alternatives").is_dir():
-        raise UsageError("no audit here: it needs right implementations, which this clone does not have")
     console = terminal.console()
     missed = False
     for card in examine(known_topics(topic) or list(topics()), seeds, console):

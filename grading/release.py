@@ -12,7 +12,9 @@ from grading.requirements import HANDOUT
 LEFT_OUT = (
     ".ci/",
     ".github/",
+    "docs/audit.md",
     "docs/instructors.md",
+    "grading/audit/",
     "solution/",
     "tests/alternatives/",
     "tests/suite/",

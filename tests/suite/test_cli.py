@@ -498,6 +498,7 @@ def test_the_handout_has_no_solution_and_nothing_that_imports_it(handout):
     assert not (handout / "solution").exists()
     assert not (handout / "tests" / "suite").exists()
     assert not (handout / "tests" / "alternatives").exists()
+    assert not (handout / "grading" / "audit").exists()
     for path in handout.rglob("*.py"):
         source = path.read_text()
         assert "import solution" not in source, path
