@@ -8,8 +8,10 @@ Status = Literal["met", "broken", "not attempted", "error"]
 Outcome = Literal["passed", "failed", "error"]
 LEVEL_WEIGHTS = {"core": 3, "edge": 2, "scale": 1}
 _NOT_IMPLEMENTED = re.compile(r"not implemented: (\w+(?:\.\w+)+)")
-_STOPPED = re.compile(r"(?:in )?([\w.]+)(?: did not answer within|, the submission's process )")
-_NOT_CALLED = re.compile(r"([\w.]+) is not called again: ")
+_STOPPED = re.compile(
+    r"(?:in )?([\w.]+)(?: did not answer within|, the submission's process | cannot be imported: )"
+)
+_NOT_CALLED = re.compile(r"(?:not run: )?([\w.]+) (?:is not called again|cannot be imported): ")
 
 
 @dataclass
@@ -31,13 +33,13 @@ class TestResult:
 
     @property
     def stopped(self) -> str:
-        """`BlockAllocator.num_free` where the submission hung or crashed in that."""
+        """`BlockAllocator.num_free` where that hung or crashed; the topic, where it cannot be imported."""
         match = _STOPPED.match(self.message)
         return match[1] if match and self.outcome == "failed" else ""
 
     @property
     def not_called(self) -> str:
-        """`BlockAllocator.num_free` where that was not called again, because it hung or crashed before."""
+        """`BlockAllocator.num_free` where that was not called again, or the topic; see `stopped`."""
         match = _NOT_CALLED.match(self.message)
         return match[1] if match and self.outcome == "error" else ""
 

@@ -65,6 +65,11 @@ def load(folder: Path, topic: str) -> ModuleType:
 _folders: list[Path] = []
 
 
+def folders() -> tuple[Path, ...]:
+    """Those of the submissions that were loaded here."""
+    return tuple(_folders)
+
+
 def _make_way(folder: Path) -> None:
     """Forgets modules of other submissions: two may both have a `helpers.py`."""
     for other in [each for each in _folders if each != folder]:

@@ -16,13 +16,12 @@ import itertools
 import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from grading.boundary import places
 from grading.boundary.codec import Arrays, Packer, Tree, Unpacker, Vocabulary, parse
 from grading.boundary.failures import (
     BoundaryFailure,
@@ -39,9 +38,7 @@ from grading.boundary.references import CALLABLE, Exports, Imports, PeerReferenc
 from grading.boundary.watch import Watch
 from spec.errors import CallbackError
 
-_TRACEBACK = 16_000  # characters of it that cross
 _NESTED_AT_ONCE = 8  # one, and what wakes the waiting thread
-_HERE = Path(__file__).parent
 _OF_TESTS = (AssertionError, Unsendable)  # raised by a callback, these say that the test failed
 
 
@@ -240,8 +237,7 @@ class Peer:
             error = unpacker.exception(kind, [unpacker.unpack(each) for each in args])
         except (ProtocolViolation, UnknownObject) as violation:
             raise self.fail(ProtocolViolation(str(violation)), name) from None
-        if text:
-            error.add_note(f"In the submission:\n{text[-_TRACEBACK:]}")
+        places.add_note(error, name, text)
         raise error
 
     def fail(self, error: Exception, name: str) -> BoundaryFailure:
@@ -340,7 +336,7 @@ class Peer:
 
     def _raised(self, call: Call, error: BaseException) -> Frame:
         name, args = self._as_callback_error(error) if self._trusted else self._as_submission_error(error)
-        text = "" if self._trusted else _traceback(error)
+        text = "" if self._trusted else places.described(error)
         packer = Packer(self._vocabulary, self._arrays, PeerReferences(self, str(call.id)))
         try:
             packed = [packer.pack(each) for each in args]
@@ -394,11 +390,3 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as second:  # its __str__ is the submission's code
         return f"(no text: its __str__ raised {type(second).__name__})"
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the submission's first frame on."""
-    frames = error.__traceback__
-    while frames is not None and Path(frames.tb_frame.f_code.co_filename).parent == _HERE:
-        frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))[-_TRACEBACK:]

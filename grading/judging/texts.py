@@ -3,6 +3,7 @@
 import re
 
 from grading.boundary.failures import BoundaryFailure
+from grading.boundary.places import called_at
 
 OUR_NOTES = ("Failing test case", "Falsifying example", "You can reproduce")  # the submission writes others
 FIXTURES = ("impl=", "described=", "far_id=", "memory_growth=")  # in an example, none of the input
@@ -24,8 +25,10 @@ def blob_of(notes: str) -> str:
 def message_of(failure: BaseException, notes: str) -> str:
     """What went wrong, in a few lines: the failure, and the smallest input that shows it."""
     text = shortened(str(failure).split("\nassert ")[0].strip()) or type(failure).__name__
+    called, place = called_at(failure)
     if not isinstance(failure, (AssertionError, BoundaryFailure)):
-        text = f"raised {type(failure).__name__}: {text}"
+        text = f"{called} raised {type(failure).__name__}: {text}".lstrip()
+    text += f"\nin {place}" if place else ""
     example = re.search(r"(?:Failing test case|Falsifying example): \w+\((.*?)\n\)", notes, re.DOTALL)
     if example:
         given = [line.split("  # or any other")[0].strip() for line in example[1].splitlines()]

@@ -10,14 +10,17 @@ import pytest
 from grading.boundary.failures import (
     BoundaryFailure,
     CallTimeout,
+    NotAttempted,
     NotCalledAgain,
     NotImplementedBySubmission,
     ProtocolViolation,
     WorkerDied,
 )
+from grading.boundary.service import DESCRIBE
 from grading.boundary.session import Session
 from grading.candidates import Candidate
 from grading.judging import inputs
+from grading.judging.texts import message_of
 
 TOPIC_SECONDS = 180.0
 FATAL = (WorkerDied, CallTimeout, ProtocolViolation)  # the submission's process is gone
@@ -34,6 +37,10 @@ class GivenUp(BoundaryFailure):
     """The test was not run, because the topic was given up."""
 
 
+class CannotImport(BoundaryFailure):
+    """The topic's module raises, crashes or hangs when it is imported."""
+
+
 NOT_RUN = (GivenUp, NotCalledAgain)
 
 
@@ -46,6 +53,7 @@ class Trial:
         self.seconds = 0.0  # used by tests that have ended
         self.begun: float | None = None  # when the present test did
         self._session: Session | None = None
+        self._told = False  # why the module cannot be imported
 
     @property
     def session(self) -> Session:
@@ -82,8 +90,16 @@ class Trial:
             raise GivenUp(f"not run: {self.given_up}")
         try:
             self.session.describe()
-        except Exception as failure:  # whatever the submission raises when it is imported
+        except NotAttempted as failure:
             raise NoSmallerInput from failure
+        except Exception as failure:  # whatever the submission raises when it is imported
+            said = (
+                f"{self.topic} cannot be imported: {message_of(failure, '').removeprefix(DESCRIBE).lstrip()}"
+            )
+            if self._told:
+                raise GivenUp(f"not run: {said}") from None
+            self._told = True
+            raise NoSmallerInput from CannotImport(said)
 
     def close(self) -> None:
         if self._session is not None:

@@ -261,6 +261,16 @@ def test_a_loop_at_import_is_tried_once(submission, monkeypatch):
     assert all("did not answer within 1 s" in each.message for each in report.requirements.values())
 
 
+def test_a_module_that_cannot_be_imported_has_one_root(submission):
+    report = judged(submission(RIGHT + "\n\nlast = (\n"), best_tier(), ATTACKED | UNTOUCHED)
+    assert (report.score, report.passed) == (0, False)
+    (root,) = roots(report)
+    assert len(root.waiting) == len(ATTACKED | UNTOUCHED) - 1
+    line = RIGHT.count("\n") + 3
+    told = f"{TOPIC} cannot be imported: SyntaxError: '(' was never closed ({TOPIC}.py, line {line})"
+    assert root.requirement.message == f"{told}\nin {TOPIC}.py:{line}: last = ("
+
+
 @pytest.mark.parametrize(
     ("body", "said", "again"),
     [

@@ -42,10 +42,12 @@ from grading.boundary.frameworks import NumpyArrays, arrays_of
 from grading.boundary.links import CallersLink
 from grading.boundary.loading import framework_of
 from grading.boundary.peer import Peer
+from grading.boundary.places import add_note, called_at
 from grading.boundary.references import Stream
 from grading.boundary.session import InProcess, Isolated, Limits, best_tier
 from grading.boundary.trace import Reference
 from grading.contract import contract
+from grading.judging.texts import message_of
 from spec.errors import CallbackError, InvalidArgument, OutOfBlocks
 
 CONTRACT = '''
@@ -419,6 +421,35 @@ def test_errors_arrive_as_the_nearest_class_with_arguments_and_traceback(submiss
         submission.act("{}['x']")
     with pytest.raises(SubmissionError, match=r"^Other: odd(\n|$)"):
         submission.act("raises(Other('odd'))")
+
+
+def test_an_error_tells_what_was_called_and_the_line_that_raised_it(submission):
+    line = SUBMISSION.splitlines().index("        raise error")
+    with pytest.raises(KeyError) as caught:
+        submission.apply("raises", KeyError("x"))
+    assert called_at(caught.value) == ("apply", f"probe.py:{line + 1}, in raises: raise error")
+    text = message_of(caught.value, "")
+    assert text == f"apply raised KeyError: 'x'\nin probe.py:{line + 1}, in raises: raise error"
+    with pytest.raises(SubmissionError) as caught:
+        submission.act("raises(Other('odd'))")
+    assert message_of(caught.value, "").startswith("Other: odd\nin probe.py:")
+
+
+def test_an_error_of_the_language_tells_the_line_that_is_wrong(place, probe):
+    folder = write_submission(place / "unfinished", "x = 1\ny = (\n")
+    for session in (InProcess.from_folder(folder, "probe"), isolated(folder)):
+        with pytest.raises(SubmissionError, match="^SyntaxError: '\\(' was never closed") as caught:
+            session.describe()
+        assert called_at(caught.value)[1] == "probe.py:2: y = ("
+        session.close()
+
+
+def test_what_is_told_of_an_error_is_bounded_and_in_its_place():
+    error = ValueError()
+    add_note(error, "act", "x" * 100_000 + "\n" + "y" * 100_000)
+    assert called_at(error) == ("act", "x" * 200)
+    assert len(error.__notes__[0]) < 17_000
+    assert called_at(ValueError()) == ("", "")
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "StopIteration"])
