@@ -20,7 +20,7 @@ import numpy as np
 from grading.boundary.failures import BoundaryFailure
 from grading.boundary.trace import RecordedCall, Reference
 from grading.bugs import Bug, free_choices
-from grading.edited import Place, edited_functions, is_reference, reference
+from grading.edited import Place, edited_functions, fresh_reference, is_reference, reference
 from grading.ranks import of_one_group, says_nothing
 from grading.tolerance import allowance
 from grading.trees import leaves, mapped
@@ -82,7 +82,8 @@ def diagnose(
         edited = edited_functions(topic, bug)
         if edited is not None and not edited & called:
             return False  # it would answer as the truth does
-        found = answers(reference(topic, bug), trace[:end], resolve, choices())
+        defect = fresh_reference(topic, bug) if edited is None else reference(topic, bug)
+        found = answers(defect, trace[:end], resolve, choices())
         return all(map(same, submitted[:end], found, allowed))
 
     in_time = itertools.takewhile(lambda _: time.monotonic() - begun < seconds, suspects)

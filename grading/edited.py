@@ -37,7 +37,12 @@ def sources(topic: str) -> Sources:
 
 @cache
 def reference(topic: str, *edits: Edit) -> ModuleType:
-    """The reference as a module of its own, after these edits."""
+    """The reference after these edits, as one module for all who ask."""
+    return fresh_reference(topic, *edits)
+
+
+def fresh_reference(topic: str, *edits: Edit) -> ModuleType:
+    """The same as a module of its own: an edit may make it remember its calls."""
     edited = sources(topic)
     for edit in edits:
         edited = edit.apply(edited)
