@@ -144,7 +144,7 @@ def test_sigmoid_scores_are_independent(impl, seed, tokens, k, normalize):
 def test_scores_that_vanish_give_weights_of_zero(impl):
     logits = np.full((2, 5), -200, np.float32)  # a sigmoid of 1e-87 is 0 in float32
     actual = impl.route(logits, RouterConfig(3, "sigmoid", normalize=True))
-    assert_experts(actual.experts, [[0, 1, 2]] * 2)
+    assert actual.weights.shape == (2, 3), f"weights: expected shape (2, 3), got {actual.weights.shape}"
     assert (actual.weights == 0).all(), f"weights: expected 0, got {actual.weights}"
 
 
@@ -203,11 +203,11 @@ def test_closed_groups_stay_closed_when_all_scores_are_negative(impl, seed, toke
 
 @requirement("MOE-10")
 def test_a_closed_group_does_not_win_with_zero(impl):
-    scores = np.array([[0.9, 0.1, 0.5, 0.5, 0.2, 0.3, 0.8, 0.05]])
+    scores = np.array([[0.9, 0.1, 0.55, 0.5, 0.2, 0.3, 0.8, 0.05]])
     logits = np.log(scores / (1 - scores)).astype(np.float32)
     config = RouterConfig(2, "sigmoid", True, n_groups=4, top_groups=2, group_score="top2_sum")
     actual = impl.route(logits, config, selection_bias=-np.ones(8, np.float32))
-    assert_experts(actual.experts, [[0, 2]])  # of groups 0 and 1; of the equals 2 and 3 the lower
+    assert_experts(actual.experts, [[0, 2]])  # of groups 0 and 1
 
 
 @requirement("MOE-10")
@@ -334,11 +334,12 @@ def test_routers_that_cannot_work_are_refused(impl):
 
 @requirement("MOE-14")
 def test_nan_logits_are_refused_in_every_dtype(impl):
-    logits = clear_logits(np.random.default_rng(1), 2, 4, RouterConfig(2), dtype="bfloat16")
-    assert_routing(impl.route(logits, RouterConfig(2)), reference.route(logits, RouterConfig(2)))
+    config = RouterConfig(2, router_dtype="activations")  # so that rounded weights are no reason to fail
+    logits = clear_logits(np.random.default_rng(1), 2, 4, config, dtype="bfloat16")
+    assert_routing(impl.route(logits, config), reference.route(logits, config))
     logits[1, 3] = np.nan
     with refused(InvalidArgument, "logits"):
-        impl.route(logits, RouterConfig(2))
+        impl.route(logits, config)
 
 
 PRESETS = {

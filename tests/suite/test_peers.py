@@ -1,0 +1,109 @@
+"""Deployed routers under the suite: what they decline, do by another convention, and get wrong.
+
+Code that nobody here wrote is what the suite is for, so its verdict on it is pinned, requirement by
+requirement. A new release may move a line: then read what the test found, and mend the suite or the table.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+
+from grading.audit.runs import verdicts
+from grading.matching import assert_equal
+from tests.suite.peers import PEERS, peer
+
+ROUTING = [f"MOE-{number:02d}" for number in range(1, 16)]
+
+# Outcomes. "met in part": whatever the router does not decline. The failures are told apart by us, in words.
+MET, PART, DECLINED = "met", "met in part", "declined"
+DIFFERS, WRONG = "by another convention", "wrong"
+
+ORDER = (DIFFERS, "it takes the best k in no order, or equal ones as they come", "experts: expected")
+TIES = (DIFFERS, "of equal groups it takes any", "experts, by id: expected")
+NO_CHECK = (DIFFERS, "it checks nothing: NaN goes through", "expected InvalidArgument about logits, but")
+ROUNDED = (DIFFERS, "its weights are in the dtype of the activations", "weights, by the expert's id")
+ONE_EACH = (DIFFERS, "no model has groups of one expert, and it asks each for two", "route raised")
+
+ONLY_ITS_OWN = {
+    "MOE-03": MET,
+    "MOE-15": PART,
+}  # softmax, normalised: all else is asked with other options, too
+QWEN3 = {
+    "MOE-01": PART,
+    "MOE-02": ORDER,
+    "MOE-03": MET,
+    "MOE-13": ROUNDED,
+    "MOE-14": NO_CHECK,
+    "MOE-15": PART,
+}
+DEEPSEEK_V3 = {
+    "MOE-01": PART,
+    "MOE-02": ORDER,
+    "MOE-06": MET,
+    "MOE-09": ONE_EACH,
+    "MOE-10": PART,
+    "MOE-11": TIES,
+    "MOE-13": PART,
+    "MOE-15": PART,
+}
+
+# {peer: {requirement: outcome, or outcome, reason and what each failure says}}. The others it declines.
+EXPECTED = {
+    "transformers, Mixtral": ONLY_ITS_OWN,
+    "transformers, Qwen3-MoE": QWEN3,
+    "transformers, gpt-oss": {
+        "MOE-01": PART,
+        "MOE-02": ORDER,
+        "MOE-05": MET,
+        "MOE-13": ROUNDED,
+        "MOE-15": PART,
+    },
+    "transformers, DeepSeek-V3": DEEPSEEK_V3,
+    "mlx-lm, Mixtral": ONLY_ITS_OWN,
+    "mlx-lm, Qwen3-MoE": QWEN3,
+    "mlx-lm, DeepSeek-V3": {
+        **DEEPSEEK_V3,
+        "MOE-06": (
+            WRONG,
+            "it divides by a sum of 0: NaN where all scores vanish",
+            "weights: expected 0, got .*nan",
+        ),
+        "MOE-10": (
+            WRONG,
+            "it closes groups with 0, which is more than a negative score",
+            r"experts, by id: .*0, 2",
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_deployed_router_is_judged_as_expected(name):
+    (found,) = verdicts([replace(peer(name, *PEERS[name]), only=frozenset(ROUTING))], "moe").values()
+    results = defaultdict(list)
+    for verdict in found:
+        if "test_signature" not in verdict.result.node:
+            results[verdict.requirement].append(verdict.result)
+    expected = {requirement: EXPECTED[name].get(requirement, DECLINED) for requirement in ROUTING}
+    for requirement, results_of_it in sorted(results.items()):
+        outcome, failures = outcome_of(results_of_it)
+        wanted = expected.pop(requirement)
+        if isinstance(wanted, str):
+            assert_equal(outcome, wanted, f"{requirement}, {failures}: the outcome")
+        else:
+            _, reason, says = wanted
+            assert failures, f"{requirement} is {outcome}, though {reason}"
+            strange = [each for each in failures if not re.match(says, each, re.DOTALL)]
+            assert not strange, f"{requirement}: {reason}, but: {strange}"
+    assert not expected, f"no test ran for {list(expected)}"
+
+
+def outcome_of(results):
+    """What the tests of a requirement found, and what those failures say that are no declining."""
+    said = [result.message for result in results if result.outcome != "passed"]
+    failures = [message for message in said if not message.startswith("not implemented: ")]
+    if failures:
+        return "broken", failures
+    return (MET if not said else DECLINED if len(said) == len(results) else PART), []
