@@ -11,7 +11,7 @@ which counts the buffers of the GPU.
 It may miss, and does not accuse:
 
 - What a process kept of freed memory is taken again without growth. The heap is emptied first, but holes
-  below what is in use stay: the fixture `memory_growth` starts a fresh worker.
+  below what is in use stay: the fixture `memory_growth` starts a fresh worker for a test and all its cases.
 - macOS cannot forget the highest point, nor may Linux where that is not permitted: then only what goes above
   all that came before is seen of it.
 - What a submission holds on a GPU is not seen on Linux.

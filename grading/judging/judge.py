@@ -9,7 +9,7 @@ from hypothesis.reporting import with_reporter
 
 from grading import memory
 from grading.boundary.failures import BoundaryFailure, SubmissionError
-from grading.boundary.session import Described, Session
+from grading.boundary.session import Described
 from grading.bugs import Bug, known_bugs
 from grading.candidates import Candidate
 from grading.diagnosis import diagnose
@@ -221,7 +221,7 @@ class Judge:
     @pytest.fixture
     def described(self, request: pytest.FixtureRequest, impl: Any) -> Callable[[str], Described]:
         """What the implementation has under a name of the contract."""
-        session = self._session(request.node)
+        session = self._trial(request.node).session
         return lambda name: session.describe()[name]
 
     @pytest.fixture
@@ -229,9 +229,11 @@ class Judge:
         self, request: pytest.FixtureRequest, impl: Any
     ) -> Callable[[], AbstractContextManager[memory.Growth]]:
         """Measures how far the implementation's memory grows in a `with` block: see grading/memory.py."""
-        session = self._session(request.node)
-        session.restart()  # what earlier tests left in its heap would hide growth
-        return lambda: memory.growth(session)
+        trial, function = self._trial(request.node), function_of(request.node.nodeid)
+        if trial.measured != function:
+            trial.session.restart()  # what earlier tests left in its heap would hide growth
+            trial.measured = function  # its own cases leave little, and a worker takes half a second to start
+        return lambda: memory.growth(trial.session)
 
     @pytest.fixture
     def far_id(self, request: pytest.FixtureRequest, impl: Any) -> Callable[[int], int]:
@@ -239,7 +241,7 @@ class Judge:
         isolated = self.candidates[request.node.callspec.params["impl"]].isolated
         return lambda num_blocks: 2**30 if isolated else num_blocks + 3
 
-    def _session(self, item: Any) -> Session:
+    def _trial(self, item: Any) -> Trial:
         topic = topic_of(item)
         assert topic is not None
-        return self.trial(item.callspec.params["impl"], topic).session
+        return self.trial(item.callspec.params["impl"], topic)

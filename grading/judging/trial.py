@@ -52,6 +52,7 @@ class Trial:
         self.topic = topic
         self.seconds = 0.0  # used by tests that have ended
         self.begun: float | None = None  # when the present test did
+        self.measured = ""  # the test that measures memory in the present worker
         self._session: Session | None = None
         self._told = False  # why the module cannot be imported
 

@@ -231,9 +231,9 @@ def test_the_bytes_are_those_of_the_tokens_held(impl, cache, sizes):
 @pytest.mark.parametrize(
     ("bits", "group", "share", "wide", "m", "times"),
     [
-        pytest.param(4, 32, 1 / 2, 512, 4096, 1, id="a prompt"),
-        pytest.param(4, 32, 1 / 2, 512, 33, 125, id="pieces"),
-        pytest.param(4, 32, 1 / 2, 1024, 1, 2000, id="one by one"),
+        pytest.param(4, 32, 1 / 2, 512, 2048, 1, id="a prompt"),
+        pytest.param(4, 32, 1 / 2, 512, 33, 65, id="pieces"),
+        pytest.param(4, 32, 1 / 2, 1024, 1, 1200, id="one by one"),
         pytest.param(2, 64, 1 / 4, 512, 4096, 1, id="2 bits"),
     ],
 )
