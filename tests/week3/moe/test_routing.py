@@ -117,13 +117,15 @@ def test_normalised_weights_sum_to_one(impl, seed, tokens, k):
 
 
 @requirement("MOE-04")
-@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]))
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+@given(seed=SEEDS, tokens=TOKENS)
 def test_a_single_expert_keeps_its_score(impl, seed, tokens, scoring):
     check(impl, RouterConfig(1, scoring), seed, tokens)
 
 
 @requirement("MOE-04")
-@given(seed=SEEDS, scoring=st.sampled_from(["softmax", "sigmoid"]))
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+@given(seed=SEEDS)
 def test_a_single_normalised_weight_is_one(impl, seed, scoring):
     check(impl, RouterConfig(1, scoring, normalize=True), seed, 4)
 
@@ -155,34 +157,38 @@ def test_small_scores_are_divided_by_a_small_sum(impl):
     assert_routing(impl.route(logits, config), reference.route(logits, config))
 
 
+BIASED = {
+    "sigmoid": RouterConfig(3, "sigmoid"),
+    "sigmoid, normalised": RouterConfig(2, "sigmoid", True),
+    "softmax": RouterConfig(2),
+    "groups": GROUPS,
+}
+
+
 @requirement("MOE-07")
-@given(
-    seed=SEEDS,
-    tokens=TOKENS,
-    config=st.sampled_from(
-        [RouterConfig(2, "sigmoid", True), RouterConfig(3, "sigmoid"), RouterConfig(2), GROUPS]
-    ),
-)
-@example(seed=0, tokens=4, config=RouterConfig(2, "sigmoid", True))
-@example(seed=0, tokens=4, config=GROUPS)
+@pytest.mark.parametrize("config", BIASED.values(), ids=list(BIASED))
+@given(seed=SEEDS, tokens=TOKENS)
+@example(seed=0, tokens=4)
 def test_a_selection_bias_moves_only_the_choice(impl, seed, tokens, config):
     check_biased(impl, config, seed, tokens, 12)
 
 
 @requirement("MOE-08")
-@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]), groups=OPEN)
-@example(seed=1, tokens=4, scoring="softmax", groups=(4, 2))
-@example(seed=1, tokens=4, scoring="softmax", groups=(2, 1))
-@example(seed=1, tokens=4, scoring="softmax", groups=(4, 1))
-@example(seed=1, tokens=4, scoring="softmax", groups=(3, 3))
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+@given(seed=SEEDS, tokens=TOKENS, groups=OPEN)
+@example(seed=1, tokens=4, groups=(4, 2))
+@example(seed=1, tokens=4, groups=(2, 1))
+@example(seed=1, tokens=4, groups=(4, 1))
+@example(seed=1, tokens=4, groups=(3, 3))
 def test_groups_with_the_best_expert(impl, seed, tokens, scoring, groups):
     check(impl, open_groups(groups, scoring=scoring), seed, tokens, 12)
 
 
 @requirement("MOE-09")
-@given(seed=SEEDS, tokens=TOKENS, scoring=st.sampled_from(["softmax", "sigmoid"]), groups=OPEN)
-@example(seed=1, tokens=4, scoring="sigmoid", groups=(4, 2))
-@example(seed=1, tokens=4, scoring="sigmoid", groups=(2, 1))
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+@given(seed=SEEDS, tokens=TOKENS, groups=OPEN)
+@example(seed=1, tokens=4, groups=(4, 2))
+@example(seed=1, tokens=4, groups=(2, 1))
 def test_groups_with_the_best_two(impl, seed, tokens, scoring, groups):
     check(impl, open_groups(groups, scoring=scoring, group_score="top2_sum"), seed, tokens, 12)
 
@@ -195,7 +201,8 @@ def test_a_group_of_one_expert_has_its_score(impl, seed, tokens):
 
 
 @requirement("MOE-10")
-@given(seed=SEEDS, tokens=TOKENS, group_score=st.sampled_from(["max", "top2_sum"]))
+@pytest.mark.parametrize("group_score", ["max", "top2_sum"])
+@given(seed=SEEDS, tokens=TOKENS)
 def test_closed_groups_stay_closed_when_all_scores_are_negative(impl, seed, tokens, group_score):
     config = replace(GROUPS, scoring="sigmoid", group_score=group_score)
     check_biased(impl, config, seed, tokens, 12, center=-3.0)
@@ -231,23 +238,19 @@ def test_of_equal_groups_the_lower_id(impl, scoring, group_score):
     assert_experts(actual.experts, [[0, 1, 2], [2, 3, 4], [0, 1, 6]])
 
 
+SCALED = {
+    "softmax": RouterConfig(3, scale=16.0),
+    "softmax, normalised": RouterConfig(3, normalize=True, scale=2.5),
+    "softmax of the chosen": RouterConfig(2, "softmax_of_topk", scale=2.5),
+    "sigmoid, normalised": RouterConfig(2, "sigmoid", normalize=True, scale=0.5),
+    "by 0": RouterConfig(3, normalize=True, scale=0.0),
+}
+
+
 @requirement("MOE-12")
-@given(
-    seed=SEEDS,
-    tokens=TOKENS,
-    config=st.sampled_from(
-        [
-            RouterConfig(3, normalize=True, scale=2.5),
-            RouterConfig(2, "sigmoid", normalize=True, scale=0.5),
-            RouterConfig(3, scale=16.0),
-            RouterConfig(2, "softmax_of_topk", scale=2.5),
-            RouterConfig(3, normalize=True, scale=0.0),
-        ]
-    ),
-)
-@example(seed=1, tokens=1, config=RouterConfig(3, normalize=True, scale=2.5))
-@example(seed=1, tokens=1, config=RouterConfig(2, "softmax_of_topk", scale=2.5))
-@example(seed=1, tokens=1, config=RouterConfig(3, normalize=True, scale=0.0))
+@pytest.mark.parametrize("config", SCALED.values(), ids=list(SCALED))
+@given(seed=SEEDS, tokens=TOKENS)
+@example(seed=1, tokens=1)
 def test_the_scale_comes_last(impl, seed, tokens, config):
     check(impl, config, seed, tokens)
 
