@@ -191,7 +191,14 @@ class Session(ABC):
         peer.call_seconds = self._call_seconds
         peer.recording = self._recording
 
-    _call_seconds = float("inf")
+    def _timed_out(self, name: str, limit: float, then: str) -> CallTimeout:
+        if time.monotonic() >= self._ends_at:
+            return CallTimeout(f"the submission used up the time for all its calls; {then}")
+        self._stopped[name] = f"it did not answer within {limit:g} s"
+        called = name if name in self._called else "the submission"
+        return CallTimeout(f"{called} did not answer within {limit:g} s; {then}")
+
+    _call_seconds: float
 
     @abstractmethod
     def _open(self, exports: Exports) -> Peer:
@@ -236,6 +243,7 @@ class InProcess(Session):
     ) -> None:
         super().__init__(topic, framework, folder)
         self._module_loader = module_loader
+        self._call_seconds = Limits().call_seconds
 
     @classmethod
     def from_folder(cls, folder: Path, topic: str) -> "InProcess":
@@ -257,9 +265,16 @@ class InProcess(Session):
             classes=service.classes,
             watch=Watch(self._contract, arrays),
         )
-        ours = self._tests_side(exports)
+        ours = self._tests_side(exports, lambda error, name: self._explain(error, name, ours.call_seconds))
+        ours.call_seconds = START_SECONDS
         connect(ours, theirs)
         return ours
+
+    def _explain(self, error: Exception, name: str, limit: float) -> BoundaryFailure:
+        self.failures += 1
+        if isinstance(error, DeadlinePassed):
+            return self._timed_out(name, limit, "the call was ended")
+        return as_it_is(error, name)
 
     def processes(self) -> list[int]:
         self.peer()
@@ -331,14 +346,10 @@ class Isolated(Session):
 
     def _explain(self, error: Exception, name: str, child: Child, limit: float) -> BoundaryFailure:
         self.failures += 1
-        called = name if name in self._called else "the submission"
         failure: BoundaryFailure
         if isinstance(error, DeadlinePassed):
             child.kill()
-            if time.monotonic() >= self._ends_at:
-                return CallTimeout("the submission used up the time for all its calls; its process was ended")
-            self._stopped[name] = f"it did not answer within {limit:g} s"
-            return CallTimeout(f"{called} did not answer within {limit:g} s; its process was ended")
+            return self._timed_out(name, limit, "its process was ended")
         if isinstance(error, ChannelClosed):
             status = _ended(child.exit_status(_LAST_WORDS))
             output = child.output_tail().strip()[-_TAIL:]

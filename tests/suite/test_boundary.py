@@ -810,6 +810,64 @@ def test_an_interrupted_call_costs_its_process_but_no_later_result(spawn):
     assert session.namespace.echo(1) == 1
 
 
+# ---- Calls in this process. ----
+
+
+@pytest.fixture
+def hurried(folder, probe):
+    session = InProcess.from_folder(folder, "probe")
+    session._call_seconds = 0.3
+    return session
+
+
+def test_an_endless_call_is_ended_in_process_too(hurried):
+    box = hurried.namespace.Box(1)
+    began = time.monotonic()
+    with pytest.raises(CallTimeout, match=r"^act did not answer within 0\.3 s; the call was ended"):
+        hurried.namespace.act("[1 for _ in iter(int, 1)]")
+    assert time.monotonic() - began < 5
+    with pytest.raises(NotCalledAgain, match=r"^act is not called again: it did not answer within 0\.3 s"):
+        hurried.namespace.act("1")
+    with pytest.raises(WorkerDied, match="has ended"):
+        box.get()
+    assert hurried.namespace.echo(1) == 1
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_what_a_test_does_meanwhile_costs_no_time_in_process(hurried):
+    assert hurried.namespace.apply(lambda: time.sleep(0.6) or 5) == 5
+
+
+def test_no_time_is_up_in_a_debugger_nor_beside_another_timer(hurried):
+    hurried.describe()
+    sleeps = "time.sleep(0.6) or 5"
+    before = sys.gettrace()
+    sys.settrace(lambda *_: None)
+    try:
+        assert hurried.namespace.act(sleeps) == 5
+    finally:
+        sys.settrace(before)
+    handler = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    try:
+        assert hurried.namespace.act(sleeps) == 5
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 50
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def test_control_c_ends_the_run_and_not_only_the_call(hurried, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # CI may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            hurried.namespace.act("__import__('signal').raise_signal(2)")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert hurried.namespace.echo(1) == 1
+
+
 def test_the_project_is_out_of_sight(spawn):
     namespace = spawn().namespace
     for name in ("reference", "solution", "tests.suite"):
