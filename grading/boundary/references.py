@@ -9,14 +9,26 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from grading.boundary.failures import BoundaryFailure, ProtocolViolation, Unsendable
 
-if TYPE_CHECKING:
-    from grading.boundary.peer import Peer
-
 CALLABLE, STREAM = "callable", "Stream"
+
+
+class Side(Protocol):
+    """What references need of a peer.
+
+    classes: those whose objects are known by name here.
+    """
+
+    classes: Mapping[str, type[Any]]
+    exports: "Exports"
+    imports: "Imports"
+
+    def call(
+        self, name: str, object_id: str | None, args: tuple[Any, ...], kwargs: dict[str, Any], /
+    ) -> Any: ...
 
 
 class UnknownObject(BoundaryFailure):
@@ -27,7 +39,7 @@ class Proxy:
     """Stands for an object of the other side. Subclasses: `RemoteCallable`, `Stream`, contract classes."""
 
     __slots__ = ("__weakref__", "_id", "_peer")
-    _peer: "Peer"
+    _peer: Side
     _id: str
 
 
@@ -124,7 +136,7 @@ class Exports:
 class Imports:
     """The other side's objects that this side knows, one proxy each."""
 
-    def __init__(self, peer: "Peer", classes: Mapping[str, type[Proxy]]) -> None:
+    def __init__(self, peer: Side, classes: Mapping[str, type[Proxy]]) -> None:
         self._peer = peer
         self._classes: dict[str, type[Proxy]] = {CALLABLE: RemoteCallable, STREAM: Stream, **classes}
         self._lock = threading.RLock()  # a weak reference's callback may come while it is held
@@ -178,7 +190,7 @@ class _Import:
 class PeerReferences:
     """Packs and unpacks references for one message of a peer."""
 
-    def __init__(self, peer: "Peer", scope: str) -> None:
+    def __init__(self, peer: Side, scope: str) -> None:
         self._peer = peer
         self._scope = scope
         self._count = 0

@@ -3,6 +3,8 @@
 Three of its internals are used here, so `pyproject.toml` pins its version.
 """
 
+from collections.abc import Callable
+
 import hypothesis
 import pytest
 from hypothesis import Phase
@@ -12,8 +14,12 @@ from hypothesis.internal.constants_ast import Constants
 EXAMPLES = 20  # inputs per property; --thorough takes six times as many
 
 
-def set_up(seed: int, *, thorough: bool, shrink: bool) -> None:
-    """From here on the seed decides all inputs."""
+def set_up(seed: int, *, thorough: bool, shrink: bool) -> Callable[[], None]:
+    """From here on the seed decides all inputs, until what is returned puts back what was there before.
+
+    A judge may run inside a test that another one judges.
+    """
+    before = _State()
     hypothesis.core.global_force_seed = seed  # type: ignore[assignment]
     # Numbers found in modules that happen to be loaded, a submission's too, must not change the inputs.
     providers._get_local_constants = Constants
@@ -29,6 +35,25 @@ def set_up(seed: int, *, thorough: bool, shrink: bool) -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     hypothesis.settings.load_profile("week3")
+    return before.put_back
+
+
+class _State:
+    """What `set_up` and `shrink_for` change."""
+
+    def __init__(self) -> None:
+        self.seed = hypothesis.core.global_force_seed
+        self.constants = providers._get_local_constants
+        self.shrinking = engine.MAX_SHRINKING_SECONDS
+        self.profile = hypothesis.settings.get_current_profile_name()
+        self.settings = hypothesis.settings.get_profile(self.profile)
+
+    def put_back(self) -> None:
+        hypothesis.core.global_force_seed = self.seed
+        providers._get_local_constants = self.constants
+        engine.MAX_SHRINKING_SECONDS = self.shrinking
+        hypothesis.settings.register_profile(self.profile, self.settings)
+        hypothesis.settings.load_profile(self.profile)
 
 
 def shrink_for(seconds: float) -> None:

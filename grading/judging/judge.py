@@ -65,7 +65,7 @@ class Judge:
         self.collected: dict[str, str] = {}  # node: requirement
         self.collection_errors: list[str] = []
         self.interrupted = False
-        inputs.set_up(seed, thorough=thorough, shrink=shrink)
+        self._put_back = inputs.set_up(seed, thorough=thorough, shrink=shrink)
 
     def trial(self, candidate: str, topic: str) -> Trial:
         key = candidate, topic
@@ -208,6 +208,7 @@ class Judge:
     def pytest_sessionfinish(self) -> None:
         for trial in self.trials.values():
             trial.close()
+        self._put_back()
 
     # What tests ask for
 

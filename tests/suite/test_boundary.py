@@ -24,6 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spec
+from grading.boundary import frames, links
+from grading.boundary import recording as recordings
 from grading.boundary.codec import Packer, Unpacker, Vocabulary
 from grading.boundary.failures import (
     CallTimeout,
@@ -916,6 +918,43 @@ def test_a_frame_that_breaks_the_rules_is_refused_before_it_is_read(ends, sent, 
         channel.receive(no_hurry)
 
 
+def test_a_body_and_a_whole_frame_may_be_as_large_as_their_caps(ends, monkeypatch):
+    monkeypatch.setattr(frames, "MAX_BODY", 100)
+    monkeypatch.setattr(frames, "MAX_TOTAL", 1000)
+    channel, other = ends
+    other.sendall(head(1, 100) + struct.pack("<Q", 900) + bytes(1000))
+    frame = channel.receive(no_hurry)
+    assert (len(frame.body), frame.buffers[0].nbytes) == (100, 900)
+    other.sendall(head(1, 100) + struct.pack("<Q", 901))
+    with pytest.raises(ProtocolViolation, match="may have 1,000 bytes in all, got 1,001"):
+        channel.receive(no_hurry)
+
+
+def test_the_results_of_one_test_have_a_cap(hurried, monkeypatch):
+    monkeypatch.setattr(recordings, "MOST_BYTES", 1000)
+    hurried.start_recording()
+    hurried.namespace.act("b'x' * 600")
+    with pytest.raises(ProtocolViolation, match="the results of one test may have 1,000 bytes in all"):
+        hurried.namespace.act("b'x' * 600")
+    hurried.start_recording()
+    hurried.namespace.act("b'x' * 600")
+
+
+def test_a_callback_from_a_thread_brings_no_more_than_its_cap(probe, monkeypatch):
+    monkeypatch.setattr(links, "_CALLBACK_BYTES", 10)
+    for size in (10, 11):
+        hostile = Hostile()
+        hostile.send(
+            message("call", 1, None, [], "callable", "q1.1", ["t", ["b", size]], ["d"], None), bytes(size)
+        )
+        hostile.send(message("return", 1, [], 0))
+        if size == 10:
+            assert hostile.call(len) == 0
+        else:
+            with pytest.raises(ProtocolViolation, match="a callback from a thread may bring 10 bytes"):
+                hostile.call(len)
+
+
 def test_a_truncated_frame_is_a_closed_channel_and_a_slow_one_a_deadline(ends):
     channel, other = ends
     other.sendall(head(1, 10))
@@ -1022,7 +1061,10 @@ class Hostile:
         self.peer.call_seconds = 5
         CallersLink(self.peer, Channel(ours))
         for answer in answers:
-            self._end.sendall(head(1, len(answer)) + struct.pack("<Q", 0) + answer)
+            self.send(answer)
+
+    def send(self, answer: bytes, buffer: bytes = b"") -> None:
+        self._end.sendall(head(1, len(answer)) + struct.pack("<Q", len(buffer)) + answer + buffer)
 
     def call(self, *args):
         return self.peer.call("echo", None, args, {})
