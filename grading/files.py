@@ -42,6 +42,7 @@ def _requirement(result: RequirementResult) -> dict[str, Any]:
         "tests": {test.node: test.outcome for test in result.tests},
         "message": result.message,
         "diagnosis": list(result.diagnosis),
+        "output": {test.node: test.output for test in result.tests if test.output},
         "replay": {test.node: test.blob for test in result.tests if test.blob},
     }
 

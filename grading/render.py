@@ -79,6 +79,9 @@ def one_requirement(result: RequirementResult, console: Console, hints: Mapping[
         console.print(f"{result.id} is met on these inputs.", style="bold green")
     else:
         _in_full(Root(result, (), 0.0), console, hints)
+    if printed := next((test.output for test in result.tests if test.output), ""):
+        console.print("\nWhat the submission printed ends:", style="dim")
+        _indented(printed, console)
 
 
 def _heading(report: Report, console: Console, lacks: list[str]) -> None:

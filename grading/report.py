@@ -24,6 +24,7 @@ class TestResult:
     diagnosis: list[str] = field(default_factory=list)  # titles of the known bugs that explain the output
     blob: str = ""  # Hypothesis' encoding of the failing input, for `week3 replay`
     seconds: float = 0.0
+    output: str = ""  # the end of what the submission's process had printed, where it has one of its own
 
     @property
     def missing(self) -> str:

@@ -155,6 +155,10 @@ class Session(ABC):
         """The submission's process gives back what it keeps of freed memory; from here on it keeps little."""
         self.peer().call(EMPTY_HEAP, None, (), {})
 
+    def output(self) -> str:
+        """The end of what the submission's process has printed; nothing in process, where it can be seen."""
+        return ""
+
     # ---- The connection. ----
 
     def end_at(self, moment: float) -> None:
@@ -307,6 +311,10 @@ class Isolated(Session):
     def processes(self) -> list[int]:
         self.peer()
         return [pid for end in self._ends if isinstance(end, Child) for pid in end.family()]
+
+    def output(self) -> str:
+        tails = [end.output_tail() for end in self._ends if isinstance(end, Child)]
+        return "".join(tails).strip()[-_TAIL:]
 
     def _open(self, exports: Exports) -> Peer:
         self._end_worker()

@@ -25,6 +25,7 @@ START = "import sys; sys.path.insert(0, sys.argv[1]); from grading.boundary.work
 def main() -> None:
     _, folder, topic, framework, channel = sys.argv[1:]
     del sys.argv[1:]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what was printed is shown
     # An editable install would lead to the reference where the file system is shared.
     for finder in list(sys.meta_path):
         if getattr(finder, "__module__", "").startswith("__editable__"):

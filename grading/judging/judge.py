@@ -168,6 +168,7 @@ class Judge:
         notes = our_notes(failure)
         result.message = message_of(failure, notes)
         result.blob = blob_of(notes)
+        result.output = trial.session.output()
         self.broken.add((candidate, requirement))
         if self.diagnosis and not isinstance(failure, BoundaryFailure):
             session = trial.session

@@ -6,6 +6,7 @@ beside a right implementation, where it may cost no more than the requirement of
 What a tier cannot hold its own list names; reading the reference, where it does, must work and score.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from grading.boundary import session
 from grading.candidates import in_process
@@ -25,6 +27,7 @@ from grading.files import to_json, to_junit
 from grading.grade import grade, run_suite
 from grading.judging import trial
 from grading.judging.judge import Judge
+from grading.render import one_requirement
 from grading.requirements import requirements
 from grading.roots import roots
 from grading.starter import stub
@@ -255,6 +258,18 @@ def test_a_loop_at_import_is_tried_once(submission, monkeypatch):
     assert report.score == 0
     assert report.seconds < 10
     assert all("did not answer within 1 s" in each.message for each in report.requirements.values())
+
+
+def test_what_a_failing_test_printed_is_in_the_report_and_bounded(submission):
+    prints = "\n\ndef attack():\n    print('x' * 100_000)\n    print('last words')\n    return 0\n"
+    report = judged(submission(prints + ALONE), best_tier(), {"PA-04"}, call_seconds=5)
+    outputs = to_json(report)["requirements"]["PA-04"]["output"]
+    assert outputs
+    assert all(output.endswith("x\nlast words") and len(output) <= 2000 for output in outputs.values())
+    shown = Console(file=io.StringIO())
+    one_requirement(report.requirements["PA-04"], shown, {})
+    assert "What the submission printed ends:" in shown.file.getvalue()
+    assert "last words" in shown.file.getvalue()
 
 
 def test_a_module_that_cannot_be_imported_has_one_root(submission):

@@ -291,6 +291,7 @@ def test_json_has_the_promised_fields_and_what_replay_needs():
         "tests": {"test_PA-05": "failed"},
         "message": "index 3: expected 5, got 7",
         "diagnosis": ["does this"],
+        "output": {},
         "replay": {"test_PA-05": "AXic"},
     }
 
