@@ -23,6 +23,8 @@ PAGED_ATTENTION = [
         "lets a negative slot count from the end of the pool",
         "torch.where(slots < 0, spare, slots)",
         "torch.where(slots < 0, spare + slots, slots)",
+        "        flat[index] = rows\n",  # of rows for one slot PyTorch keeps any, and the last is meant
+        "        for at, row in zip(index, rows, strict=True):\n            flat[at] = row\n",
     ),
     (
         "PA-04",
@@ -105,13 +107,13 @@ PAGED_ATTENTION = [
 ]
 
 
-MOE_END = "    return MoEOutput(y.to(x.dtype), routing, logits)\n\n\n"
+MOE_END = "    return MoEOutput(y.to(x.dtype), routing, logits.float())\n\n\n"
 MOE = [
     (
         "MOE-03",
         "forgets to renormalise the top-k weights",
-        "weights = weights / (weights.sum(dim=1, keepdim=True) + TINY)\n    return Routing",
-        "pass\n    return Routing",
+        "weights = weights / (weights.sum(dim=1, keepdim=True) + TINY)\n    weights = weights * config.scale",
+        "pass\n    weights = weights * config.scale",
     ),
     (
         "MOE-05",
@@ -136,8 +138,8 @@ MOE = [
     (
         "MOE-12",
         "scales twice",
-        "return Routing(experts, weights * config.scale)",
-        "return Routing(experts, weights * config.scale**2)",
+        "    weights = weights * config.scale\n",
+        "    weights = weights * config.scale**2\n",
     ),
     (
         "MOE-16",
