@@ -20,11 +20,9 @@ PAGED_ATTENTION = [
     ),
     (
         "PA-03",
-        "lets a negative slot count from the end of the pool",
+        "stops at the first padding row",
         "torch.where(slots < 0, spare, slots)",
-        "torch.where(slots < 0, spare + slots, slots)",
-        "        flat[index] = rows\n",  # of rows for one slot PyTorch keeps any, and the last is meant
-        "        for at, row in zip(index, rows, strict=True):\n            flat[at] = row\n",
+        "torch.where((slots < 0).cumsum(0) > 0, spare, slots)",
     ),
     (
         "PA-04",
