@@ -270,7 +270,7 @@ def audit(
     topic: TopicNames = None,
     seeds: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many seeds right code is judged with.")
-    ] = 5,
+    ] = 3,
 ) -> None:
     """Prove what the suite catches and accuses; minutes a topic, goes on where it was interrupted."""
     if not (ROOT / "tests" / "alternatives").is_dir():

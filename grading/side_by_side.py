@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -65,12 +67,27 @@ def judge_all(
 
 def _judge(theirs: Connection, judge_topic: JudgeTopic, topic: str) -> None:
     """In a topic's process."""
+    end_with_parent()
     try:
         theirs.send(("ended", judge_topic(topic, lambda said: theirs.send(("told", said)))))
     except (KeyboardInterrupt, BrokenPipeError):
         pass  # the parent knows, or is gone
     except Exception as error:  # told to the parent, which gives no verdict
         theirs.send(("failed", "".join(traceback.format_exception(error))))
+
+
+def end_with_parent() -> None:
+    """This process ends when its parent does, however that came about."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGINT)  # where it is not ignored, the submission's processes go first
+        time.sleep(_LAST_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end(processes: list[BaseProcess]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-SEEDS = 5
+SEEDS = 3
 
 
 def audit(topics: list[str], seeds: int, console: "Console") -> list[Card]:

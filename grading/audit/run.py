@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from grading.audit.jobs import Job, run
 from grading.audit.journal import Journal
+from grading.side_by_side import end_with_parent
 
 
 class Progress(Protocol):
@@ -57,6 +58,6 @@ def run_all(
 
 
 def _begin() -> None:
-    """In a worker: Ctrl-C is the parent's to handle, and the suite's own output goes nowhere."""
+    """In a worker: Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["MLX_ENABLE_TF32"] = "0"
+    end_with_parent()
