@@ -16,12 +16,13 @@ LONGER = {  # and why
     "reference/moe.py": (750, "the ground truth of a topic in one file, in sections"),
     "reference/paged_attention.py": (740, "the ground truth of a topic in one file, in sections"),
     "solution/paged_attention/cache.py": (640, "one class, whose methods share one state"),
-    "tests/alternatives/long_context.py": (950, "right code that nobody imports, in sections"),
+    "tests/alternatives/long_context.py": (980, "right code that nobody imports, in sections"),
     "tests/alternatives/moe.py": (680, "right code that nobody imports, in sections"),
     "tests/alternatives/paged_attention.py": (780, "right code that nobody imports, in sections"),
     "tests/week3/long_context/bugs_blockwise.diff": (560, "a list"),
     "tests/week3/moe/bugs_layer.diff": (540, "a list"),
-    "tests/suite/test_boundary.py": (1010, "attacks and answers, one after another"),
+    "tests/suite/test_boundary.py": (1160, "attacks and answers, one after another"),
+    "tests/suite/test_attacks.py": (560, "attacks and what each must not reach, one after another"),
     "tests/suite/test_cli.py": (600, "commands, one after another"),
 }
 FILES = sorted(
