@@ -119,7 +119,7 @@ class Packer:
         self._expanding = 0
 
     def frame(self, tree: Tree) -> Frame:
-        frame = Frame(_to_json(tree).encode(), [memoryview(self._short), *self._long])
+        frame = Frame(unparse(tree), [memoryview(self._short), *self._long])
         problem = over_cap(len(frame.body), [b.nbytes for b in frame.buffers])
         if problem:
             raise Unsendable(problem)
@@ -367,6 +367,10 @@ _TAGS: dict[str, Callable[[Unpacker, Tree, int], Any]] = {
     "a": Unpacker._array,
     "r": Unpacker._reference,
 }
+
+
+def unparse(tree: Tree) -> bytes:
+    return _to_json(tree).encode()
 
 
 def parse(body: bytes) -> Tree:

@@ -708,6 +708,7 @@ def test_a_recording_is_replayed_against_another_submission(session, place, prob
     folder = place / "mutant"
     if not folder.exists():
         write_submission(folder, mutant)
+    session.namespace.Box(0)  # released with the first call of the recording
     session.start_recording()
     submission = session.namespace
     box = submission.Box(1)
