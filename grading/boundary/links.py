@@ -65,7 +65,8 @@ class CallersLink:
                     self._peer.route(self._channel.receive(remaining))
             finally:
                 self._reading.release()
-                for other in list(self._others):
+                for other in list(self._others):  # once each: one that gets no processor would be flooded
+                    self._others.discard(other)
                     other.put(None)
         return inbox.get_nowait()
 

@@ -1,4 +1,7 @@
-"""Says at the end of a run what each part of it took."""
+"""Says at the end of a run what each part of it took: `pytest -p tests.suite.seconds`, as CI does.
+
+A conftest.py would not be read by the process that sums up when several run the tests.
+"""
 
 from collections import defaultdict
 from pathlib import Path
