@@ -146,6 +146,7 @@ def config_of(settings):
         "num_hidden_layers": settings["llama.block_count"],
         "num_attention_heads": heads,
         "num_key_value_heads": settings.get("llama.attention.head_count_kv", heads),
+        "head_dim": settings.get("llama.attention.key_length", settings["llama.embedding_length"] // heads),
         "max_position_embeddings": settings["llama.context_length"],
         "rms_norm_eps": settings["llama.attention.layer_norm_rms_epsilon"],
         "rope_theta": settings.get("llama.rope.freq_base", 10000.0),

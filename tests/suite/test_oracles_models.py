@@ -270,3 +270,62 @@ def test_quantised_matrices_are_expanded_as_mlx_does(mx, tmp_path, bits):
     for name, values in weights.items():  # one product and one sum in float32, maybe fused
         unit = np.spacing(np.abs(expected[name]).max())
         np.testing.assert_allclose(values, expected[name], rtol=0, atol=unit)
+
+
+IN_GGUF = {  # as llama.cpp names them
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "lm_head": "output",
+    "q_proj": "attn_q",
+    "k_proj": "attn_k",
+    "v_proj": "attn_v",
+    "o_proj": "attn_output",
+    "gate_proj": "ffn_gate",
+    "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def in_gguf(name, values, config):
+    """The name and the rows of a tensor, as llama.cpp's convert_hf_to_gguf.py writes them for a Llama."""
+    *before, part, suffix = name.split(".")
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}.get(part)
+    if heads:  # LlamaModel.permute
+        halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
+        values = halves.swapaxes(1, 2).reshape(values.shape)
+    block = f"blk.{before[2]}." if "layers" in before else ""
+    return f"{block}{IN_GGUF[part]}.{suffix}", values
+
+
+@pytest.mark.parametrize("name", ["Llama", "Llama, tied", "Llama with biases"])
+def test_a_gguf_file_holds_what_its_folder_held(torch, mx, tmp_path, name):
+    config, model = tiny_decoder(torch, name)
+    if name == "Llama with biases":  # those of the feed forward have no name there
+        config = {**config, "mlp_bias": False}
+    weights = {key: v for key, v in arrays(model).items() if "mlp" not in key or key.endswith("weight")}
+    settings = {
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "block_count": config["num_hidden_layers"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": config["head_dim"],
+        "context_length": config["max_position_embeddings"],
+        "vocab_size": config["vocab_size"],
+    }
+    metadata = {f"llama.{key}": mx.array(value, mx.uint32) for key, value in settings.items()}
+    metadata["llama.attention.layer_norm_rms_epsilon"] = mx.array(config["rms_norm_eps"], mx.float32)
+    metadata["general.architecture"] = "llama"
+    tensors = dict(in_gguf(key, values, config) for key, values in weights.items())
+    mx.save_gguf(str(tmp_path / "a.gguf"), {k: mx.array(v) for k, v in tensors.items()}, metadata)
+
+    read_config, read = reference.read_gguf(tmp_path / "a.gguf")
+    assert read.keys() == weights.keys()
+    for key, values in weights.items():
+        assert_identical(read[key], values, key)
+    tokens = ids(6, 7, 37)
+    rounded = {**config, "rms_norm_eps": float(np.float32(config["rms_norm_eps"]))}
+    expected = reference.logits(rounded, weights, tokens)
+    np.testing.assert_array_equal(reference.logits(read_config, read, tokens), expected)
