@@ -1,6 +1,6 @@
-"""The forward pass of the Llama family: Llama, Qwen3 and Qwen3-MoE.
+"""The forward pass of the Llama family: Llama, Mistral, Qwen3 and Qwen3-MoE.
 
-As transformers' models/llama, qwen3 and qwen3_moe compute it, without a cache.
+As transformers' models/llama, mistral, qwen3 and qwen3_moe compute it, without a cache.
 """
 
 import numpy as np
@@ -10,14 +10,16 @@ from spec import NotSupported
 
 from .basics import WORK, by_head, expect, in_rows, linear, setting, tensor
 
-FAMILY = ("llama", "qwen3", "qwen3_moe")
+FAMILY = ("llama", "mistral", "qwen3", "qwen3_moe")
 
 
-def logits(config, weights, tokens):
+def logits(config, weights, tokens, *, kept=None):
     """What follows after each of the tokens, (m, V).
 
     config: the config.json of a Hugging Face checkpoint; weights: its tensors, by their names there.
     tokens: m ≥ 1 ids, the whole context.
+    kept: None for all; (W, S) where each token sees only the first S and the last W up to itself, and counts
+        its positions among these, as `RollingKVCache` does.
     """
     check_config(config)
     tokens = np.asarray(tokens)
@@ -29,7 +31,8 @@ def logits(config, weights, tokens):
     x = embeddings[tokens]  # (m, D)
     for layer in range(setting(config, "num_hidden_layers")):
         block = f"model.layers.{layer}"
-        x = x + attention(config, weights, layer, normed(config, weights, f"{block}.input_layernorm", x))
+        outer = normed(config, weights, f"{block}.input_layernorm", x)
+        x = x + attention(config, weights, layer, outer, kept)
         inner = normed(config, weights, f"{block}.post_attention_layernorm", x)
         x = x + feed_forward(config, weights, layer, inner)
     x = normed(config, weights, "model.norm", x)
@@ -57,34 +60,44 @@ def normed(config, weights, name, x):
 # Attention ------------------------------------------------------------------------------------------------
 
 
-def attention(config, weights, layer, x):
+def attention(config, weights, layer, x, kept):
     """(m, D) -> (m, D)"""
     block = f"model.layers.{layer}.self_attn"
     q, k, v = (by_head(linear(weights, f"{block}.{name}_proj", x), head_dim(config)) for name in "qkv")
-    if config["model_type"] != "llama":
+    if config["model_type"] in ("qwen3", "qwen3_moe"):
         q, k = (normed(config, weights, f"{block}.{name}_norm", each) for name, each in (("q", q), ("k", k)))
-
     rope = rotation(config, layer)
-    frequencies = long_context.rope_frequencies(rope, len(x))
+    result = (
+        over_all(q, k, v, rope, window(config, layer)) if kept is None else over_kept(q, k, v, rope, *kept)
+    )
+    return linear(weights, f"{block}.o_proj", in_rows(result))
 
-    def turned(each):
-        return long_context.apply_rope(
+
+def over_all(q, k, v, rope, window):
+    """(1, heads, m, head_dim), causal."""
+    tokens = q.shape[2]
+    frequencies = long_context.rope_frequencies(rope, tokens)
+    q, k = (
+        long_context.apply_rope(
             each,
-            np.arange(len(x)),
+            np.arange(tokens),
             frequencies.inv_freq,
             attention_factor=frequencies.attention_factor,
             interleaved=rope.interleaved,
         )
-
-    state = long_context.blockwise_attention(
-        turned(q),
-        turned(k),
-        v,
-        block=len(x),
-        scale=frequencies.softmax_scale / head_dim(config) ** 0.5,
-        window=window(config, layer),
+        for each in (q, k)
     )
-    return linear(weights, f"{block}.o_proj", in_rows(state.out))
+    scale = frequencies.softmax_scale / rope.head_dim**0.5
+    return long_context.blockwise_attention(q, k, v, block=tokens, scale=scale, window=window).out
+
+
+def over_kept(q, k, v, rope, window, sinks):
+    """(1, heads, m, head_dim), as `RollingKVCache` answers."""
+    frequencies = long_context.rope_frequencies(rope, window + sinks)
+    turns = frequencies.inv_freq, frequencies.attention_factor, rope.interleaved, "cache"
+    scale = frequencies.softmax_scale / rope.head_dim**0.5
+    by_token = (each[0].swapaxes(0, 1) for each in (q, k, v))  # (m, heads, head_dim)
+    return long_context.rolling_attention(*by_token, window, sinks, turns, scale).swapaxes(0, 1)[None]
 
 
 def head_dim(config):
@@ -99,12 +112,17 @@ def rotation(config, layer):
 
 def window(config, layer):
     """How many keys this layer's queries see, their own included; None for all."""
-    if config["model_type"] == "llama" or not config.get("use_sliding_window", False):
-        return None
-    if config["model_type"] == "qwen3_moe":
-        return config.get("sliding_window", 4096)
-    kinds = config.get("layer_types")
-    slides = kinds[layer] == "sliding_attention" if kinds else layer >= config.get("max_window_layers", 28)
+    kind, listed = config["model_type"], config.get("layer_types")
+    if kind == "mistral":
+        slides = True
+    elif kind == "llama" or not config.get("use_sliding_window", False):
+        slides = False
+    elif kind == "qwen3_moe":
+        slides = True
+    elif listed:
+        slides = listed[layer] == "sliding_attention"
+    else:
+        slides = layer >= config.get("max_window_layers", 28)
     return config.get("sliding_window", 4096) if slides else None
 
 

@@ -5,6 +5,7 @@ float32 outside is judged as a submission is, by the allowance of its input.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,8 @@ DECODERS = {
             original_max_position_embeddings=16,
         ),
     },
+    "Mistral": {"model_type": "mistral", "sliding_window": 5},
+    "Mistral without a window": {"model_type": "mistral", "sliding_window": None},
     "Qwen3": {"model_type": "qwen3", "rope_theta": 1000000.0},
     "Qwen3, windows from the second layer on": {
         "model_type": "qwen3",
@@ -141,10 +144,10 @@ DECODERS = {
 }
 
 
-def tiny_decoder(torch, name):
+def tiny_decoder(torch, name, **changes):
     """Its config.json, with the defaults left out, and the model."""
     transformers = outside("transformers")
-    config = {**SIZES, **DECODERS[name]}
+    config = {**SIZES, **DECODERS[name], **changes}
     auto = transformers.AutoModelForCausalLM
     model = auto.from_config(transformers.AutoConfig.for_model(**config), attn_implementation="eager").eval()
     randomize(torch, model)
@@ -163,6 +166,18 @@ def test_a_tiny_model_gives_the_logits_of_transformers(torch, name):
     expected = truth.logits(config, arrays(model), tokens)
     assert_rounding_decides_nothing(expected)
     assert_matches(their_logits(torch, model, tokens), expected)
+
+
+@pytest.mark.parametrize(("window", "sinks"), [(4, 2), (3, 0), (1, 3), (20, 1)])
+def test_what_sees_sinks_and_a_window_answers_as_if_nothing_else_had_been_said(torch, window, sinks):
+    """With one layer, whose keys and values know nothing of other tokens."""
+    config, model = tiny_decoder(torch, "Llama 3", num_hidden_layers=1)
+    tokens = ids(11, 13, 37)
+    expected = truth.logits(config, arrays(model), tokens, kept=(window, sinks))
+    for end in range(1, 14):
+        seen = [i for i in range(end) if i < sinks or i >= end - window]
+        theirs = their_logits(torch, model, tokens[seen])[-1]
+        assert_matches(theirs, replace(expected, value=expected.value[end - 1]), f"after {end} tokens")
 
 
 # Its context ----------------------------------------------------------------------------------------------
@@ -189,6 +204,53 @@ def test_a_truncated_context_goes_on_as_if_the_rest_had_never_been(torch):
     fresh = reference.start(config, weights)
     fresh.forward(tokens[:5])
     assert_identical(other, fresh.forward(tokens[7:]))
+
+
+def test_only_the_last_rows_are_asked_for(torch):
+    config, model = tiny_decoder(torch, "Llama")
+    weights, tokens = arrays(model), ids(7, 5, 37)
+    whole = reference.logits(config, weights, tokens).astype(np.float32)
+    assert_identical(reference.start(config, weights).forward(tokens, last=2), whole[3:])
+    assert_identical(reference.start(config, weights).forward(tokens, last=9), whole)
+
+
+def test_a_node_of_a_tree_follows_its_ancestors_and_nothing_else(torch):
+    """Against transformers with a mask and positions of our own: a tree in one pass."""
+    config, model = tiny_decoder(torch, "Llama")
+    weights, tokens = arrays(model), ids(8, 9, 37)
+    parents = [-1, -1, 0, 0, 2]  # of the last five tokens
+    ancestors = [{0}, {1}, {0, 2}, {0, 3}, {0, 2, 4}]  # itself included
+    started = reference.start(config, weights)
+    started.forward(tokens[:4])
+    rows = started.forward(tokens[4:], parents=parents)
+    assert started.length() == 4
+
+    visible = np.tril(np.ones((9, 9), bool))
+    visible[4:, 4:] = [[other in mine for other in range(5)] for mine in ancestors]
+    positions = np.array([0, 1, 2, 3, *(3 + len(mine) for mine in ancestors)])
+    mask = torch.from_numpy(np.where(visible, 0, -np.inf).astype(np.float32))[None, None]
+    with torch.no_grad():
+        theirs = (
+            model(
+                torch.from_numpy(tokens)[None],
+                attention_mask=mask,
+                position_ids=torch.from_numpy(positions)[None],
+                use_cache=False,
+            )
+            .logits[0, 4:]
+            .numpy()
+        )
+    for node, mine in enumerate(ancestors):
+        path = np.concatenate([tokens[:4], [tokens[4 + each] for each in sorted(mine)]])
+        expected = truth.logits(config, weights, path)
+        assert_matches(theirs[node], replace(expected, value=expected.value[-1]), f"node {node}")
+        assert_identical(rows[node], expected.value[-1].astype(np.float32))
+
+    started.accept([0, 3])
+    assert started.length() == 6
+    after = started.forward(tokens[:1])
+    whole = reference.logits(config, weights, np.concatenate([tokens[:4], tokens[[4, 7, 0]]]))
+    assert_identical(after[0], whole[-1].astype(np.float32))
 
 
 @pytest.mark.parametrize(("name", "after"), [("Llama, dynamic", 8), ("Llama, yarn", None)])

@@ -1,4 +1,4 @@
-"""The ground truth on real models: SmolLM2 and MiniLM give what transformers computes and MLX reads."""
+"""Real models: the ground truth gives what transformers computes and MLX reads, and the solution the same."""
 
 import json
 
@@ -9,6 +9,7 @@ from grading.matching import assert_matches
 from grading.tolerance import allowance
 from grading.truth import Expected
 from reference import models as reference
+from solution.models import load
 from tests.suite.outside import outside
 from tests.suite.real_models import fetched
 from tests.suite.test_oracles_models import truth
@@ -52,6 +53,11 @@ def test_smollm2_gives_the_logits_of_transformers(smollm2, expected):
     with torch.no_grad():
         theirs = model(torch.from_numpy(CAPITALS)[None], use_cache=False).logits[0].numpy()
     assert_matches(theirs, expected)
+
+
+def test_the_solution_gives_the_logits_of_the_reference(expected):
+    logits = load(fetched("smollm2-135m-instruct"), dtype="float32").start().forward(CAPITALS)
+    assert_matches(np.array(logits), expected)
 
 
 def test_smollm2_knows_two_capitals(expected):
