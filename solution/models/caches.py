@@ -202,21 +202,21 @@ class Paged:
 # Quantised ------------------------------------------------------------------------------------------------
 
 
-class Int8:
-    """Keys and values in codes of 8 bits. What is taken back is taken back by coding the rest anew."""
+class Codes:
+    """Keys and values in codes of 4 or 8 bits. What is taken back is taken back by coding the rest anew."""
 
     rotates = False
 
-    def __init__(self, config: DecoderConfig, dtype: str) -> None:
+    def __init__(self, config: DecoderConfig, bits: int, dtype: str) -> None:
         if config.window is not None:
-            raise NotSupported(f"cache: expected another one with a window of {config.window}, got int8")
-        self._shape, self._dtype = (config.kv_heads, config.head_dim), dtype
+            raise NotSupported(f"cache: expected another one with a window of {config.window}, got int{bits}")
+        self._bits, self._shape, self._dtype = bits, (config.kv_heads, config.head_dim), dtype
         self._layers = [self._empty() for _ in range(config.layers)]
         self._beside, self._length = Beside(), 0
 
     def _empty(self) -> QuantizedKVCache:
         group = gcd(GROUP, self._shape[1])
-        return QuantizedKVCache(8, group, 0, *self._shape, dtype=self._dtype)
+        return QuantizedKVCache(self._bits, group, 0, *self._shape, dtype=self._dtype)
 
     def length(self) -> int:
         return self._length
@@ -303,7 +303,8 @@ class Rolling:
         self._length, self._oldest = length, min(self._oldest, length)
 
 
-KINDS = ("contiguous", "paged", "rolling", "int8")
+BITS = {"int8": 8, "int4": 4}
+KINDS = ("contiguous", "paged", "rolling", *BITS)
 
 
 def make(
@@ -318,6 +319,6 @@ def make(
         return Contiguous(config, dtype)
     if kind == "paged":
         return Paged(config, max_length, dtype)
-    if kind == "int8":
-        return Int8(config, dtype)
+    if kind in BITS:
+        return Codes(config, BITS[kind], dtype)
     return Rolling(config, WINDOW if window is None else window, sinks, dtype)

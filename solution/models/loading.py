@@ -38,12 +38,13 @@ class Decoder:
         """An empty context.
 
         cache: "contiguous"; "paged", which reserves room for `max_length` tokens at once, 8192 by default;
-            "int8"; or "rolling", which keeps the first `sinks` tokens and the last `window`, 1024 by default.
+            "int8"; "int4"; or "rolling", which keeps the first `sinks` tokens and the last `window`, 1024 by
+            default.
         max_length: tokens that the context may hold; by default what the model was made for, and without an
             end in a rolling cache.
 
         Raises InvalidArgument for an unknown cache, a number below 1, or a window for another cache than the
-        rolling one; NotSupported for int8 and rolling when the model itself has a window.
+        rolling one; NotSupported for int8, int4 and rolling when the model itself has a window.
         """
         limits = {"paged": min(self.config.max_length, RESERVED), "rolling": sys.maxsize}
         limit = limits.get(cache, self.config.max_length) if max_length is None else max_length

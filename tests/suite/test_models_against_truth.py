@@ -42,9 +42,9 @@ def torch():
     return outside("torch")
 
 
-def saved(torch, name, folder):
+def saved(torch, name, folder, **changes):
     """(config, weights, folder) of a tiny decoder."""
-    config, model = tiny_decoder(torch, name)
+    config, model = tiny_decoder(torch, name, **changes)
     model.save_pretrained(folder)
     return config, arrays(model), folder
 
@@ -55,6 +55,19 @@ def test_a_tiny_model_gives_the_logits_of_the_reference(torch, tmp_path, name):
     tokens = ids(9, 13, VOCAB)
     logits = load(folder, dtype="float32").start(max_length=64).forward(tokens)
     assert_matches(np.array(logits), truth.logits(config, weights, tokens))
+
+
+def test_fewer_bits_are_further_from_the_reference(torch, tmp_path):
+    """A cache in codes cannot be told exactly: a code that rounding decides otherwise is a whole step off."""
+    config, weights, folder = saved(torch, "Llama", tmp_path, head_dim=16)  # groups of 16
+    tokens = ids(12, 24, VOCAB)
+    expected = truth.logits(config, weights, tokens)
+    decoder = load(folder, dtype="float32")
+    int8, int4 = (
+        np.abs(np.array(decoder.start(cache=cache).forward(tokens)) - expected.value).max()
+        for cache in ("int8", "int4")
+    )
+    assert expected.allowed < int8 < int4 / 8 < int4 < np.abs(expected.value).max()
 
 
 # The life of a context ------------------------------------------------------------------------------------
