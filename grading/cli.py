@@ -233,7 +233,17 @@ def explain(
 
 
 @app.command()
-def bench(topic: TopicNames = None, json_file: JsonFile = None) -> None:
+def bench(
+    topic: TopicNames = None,
+    json_file: JsonFile = None,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality",
+            help="What long context costs a model in quality; an hour, goes on where it was interrupted.",
+        ),
+    ] = False,
+) -> None:
     """Measure the solution against its bars; takes minutes."""
     import importlib
     from dataclasses import asdict
@@ -248,10 +258,15 @@ def bench(topic: TopicNames = None, json_file: JsonFile = None) -> None:
         raise UsageError("no benchmarks here: they measure the solution, which this clone does not have")
     chosen = [nearest("benchmark", name, benches) for name in topic or benches]
     must_be_writable(json_file)
+    if quality and (topic != ["long_context"] or json_file):
+        raise UsageError("--quality: expected week3 bench long_context --quality, and nothing else")
 
     sys.path.insert(0, str(ROOT))  # `tests` is no installed package
     blas.preload()
     console = terminal.console()
+    if quality:
+        _bench_quality(console)
+        return
     for line in environment.bench_device():
         console.print(line, style="dim", soft_wrap=True)
     measured = {}
@@ -358,6 +373,21 @@ def _show_known_bugs(requirement: "Requirement", console: "Console") -> None:
         console.print(shown, soft_wrap=True)
         if bug.hint:
             console.print(Text(f"Hint: {bug.hint}", "cyan"))
+
+
+def _bench_quality(console: "Console") -> None:
+    import importlib.util
+
+    from runtime import downloads
+
+    quality = importlib.import_module("tests.week3.bench_long_context_quality")
+    path = downloads.installed(quality.MODEL)
+    if path is None:
+        raise UsageError(f"{quality.MODEL} is not here: week3 model fetch {quality.MODEL}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("the plots need matplotlib: pip install -e '.[plots]'")
+    kept = ROOT / ".benchmarks" / f"{quality.NAME}.json"
+    quality.report(path, kept, ROOT / "docs", lambda line: console.print(line, soft_wrap=True, markup=False))
 
 
 def _show_bench(name: str, rows: Sequence[Any], console: "Console") -> None:

@@ -468,6 +468,21 @@ def test_bench_shows_every_contender_and_judges_the_bars(week3, monkeypatch, tmp
     assert json.loads((tmp_path / "bench.json").read_text())["paged_attention"][1]["ratio"] == 2.0
 
 
+@pytest.mark.parametrize("others", [[], ["moe"], ["long_context", "--json", "a.json"]])
+def test_bench_knows_the_quality_of_long_context_only(week3, others):
+    ran = week3("bench", *others, "--quality")
+    assert ran.code == 2
+    assert "expected week3 bench long_context --quality" in ran.err
+
+
+def test_bench_of_quality_needs_its_model(week3, monkeypatch, tmp_path):
+    monkeypatch.setenv("WEEK3_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    ran = week3("bench", "long_context", "--quality")
+    assert ran.code == 2
+    assert "week3 model fetch smollm2-135m-instruct" in ran.err
+
+
 # ---- The hand-out. ----
 
 
