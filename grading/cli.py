@@ -384,8 +384,9 @@ def _bench_quality(console: "Console") -> None:
     path = downloads.installed(quality.MODEL)
     if path is None:
         raise UsageError(f"{quality.MODEL} is not here: week3 model fetch {quality.MODEL}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("the plots need matplotlib: pip install -e '.[plots]'")
+    for needed in ("matplotlib", "tokenizers"):  # at once: in an hour would be a bad time to miss one
+        if importlib.util.find_spec(needed) is None:
+            raise UsageError(f"{needed} is not here: pip install -e '.[models,plots]'")
     kept = ROOT / ".benchmarks" / f"{quality.NAME}.json"
     quality.report(path, kept, ROOT / "docs", lambda line: console.print(line, soft_wrap=True, markup=False))
 

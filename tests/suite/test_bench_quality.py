@@ -58,7 +58,6 @@ def test_a_loss_is_what_the_reference_finds(saved, monkeypatch, way, changes, ke
 
 
 def test_what_was_measured_is_not_measured_again(monkeypatch, tmp_path):
-    outside("tokenizers")
     measured = []
 
     def losses(decoder, way, tokens):
@@ -67,13 +66,9 @@ def test_what_was_measured_is_not_measured_again(monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return np.full(len(tokens) - 1, log(len(measured)))
 
-    class Words:
-        encode = staticmethod(lambda text: list(range(200)))
-
     monkeypatch.setattr(bench, "losses", losses)
-    monkeypatch.setattr(bench, "TOKENS", 128)
+    monkeypatch.setattr(bench, "read", lambda path: list(range(129)))
     monkeypatch.setattr(bench, "load", lambda *args, **options: None)
-    monkeypatch.setattr(bench.Tokenizer, "open", lambda path: Words)
     kept = tmp_path / "below" / "kept.json"
     with pytest.raises(KeyboardInterrupt):
         bench.measure(tmp_path, kept, print)

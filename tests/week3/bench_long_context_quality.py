@@ -26,7 +26,6 @@ from grading.files import write_whole  # noqa: E402
 from solution.models import Decoder, load  # noqa: E402
 from solution.models.decoder import Network  # noqa: E402
 from solution.models.rotation import Rotation  # noqa: E402
-from solution.models.tokenizer import Tokenizer  # noqa: E402
 from spec.long_context import NTK, Linear, Scaling, YaRN  # noqa: E402
 
 MODEL, TRAINED = "smollm2-135m-instruct", 8192
@@ -70,6 +69,13 @@ def text() -> str:
     return str(topics[TOPIC])
 
 
+def read(path: Path) -> list[int]:
+    """The first tokens of the text, one more than are predicted."""
+    from solution.models.tokenizer import Tokenizer  # needs an extra, and benches are collected without it
+
+    return Tokenizer.open(path).encode(text())[: TOKENS + 1]
+
+
 def losses(decoder: Decoder, way: Way, ids: list[int]) -> np.ndarray:
     """(len(ids) − 1,): minus the logarithm of the probability of each token but the first."""
     model = stretched(decoder, way.scaling).start(max_length=len(ids), **way.cache)
@@ -98,7 +104,7 @@ def stretched(decoder: Decoder, scaling: Scaling | None) -> Decoder:
 
 def measure(path: Path, file: Path, say: Callable[[str], None]) -> dict[str, np.ndarray]:
     """The mean losses of each way, of STEP tokens each; those that `file` does not have are measured."""
-    ids = Tokenizer.open(path).encode(text())[: TOKENS + 1]
+    ids = read(path)
     about = {"model": MODEL, "text": hashlib.sha256(text().encode()).hexdigest(), "tokens": len(ids) - 1}
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if kept.get("about") != about:
@@ -124,7 +130,7 @@ def perplexity(means: np.ndarray, first: int, end: int) -> float:
 
 def report(path: Path, kept: Path, docs: Path, say: Callable[[str], None]) -> None:
     """Measures the model at `path` as far as `kept` does not hold it, and writes a page and its figure."""
-    from matplotlib.figure import Figure  # at once: an hour later would be a bad time to miss it
+    from matplotlib.figure import Figure  # an extra
 
     means = measure(path, kept, say)
     lines = table(means)
