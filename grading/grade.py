@@ -163,7 +163,8 @@ def attempted(path: Path, topic: str) -> bool:
 
 def run_suite(judge: Judge, *, collect_only: bool = False) -> None:
     """Runs tests/week3 with this judge. Raises GraderError unless pytest came to its end."""
-    quiet = ("terminal", "cacheprovider", "junitxml", "faulthandler", "debugging")
+    # The last one collects all garbage twice a run: a third of a short one where a process has many tests.
+    quiet = ("terminal", "cacheprovider", "junitxml", "faulthandler", "debugging", "unraisableexception")
     places = [SUITE] if judge.topics is None else [SUITE / topic for topic in judge.topics]
     arguments = [
         *map(str, places),

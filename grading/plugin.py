@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--topic", action="append", metavar="TOPIC", help="only tests of this topic; repeatable")
     group.addoption("--requirement", action="append", metavar="ID", help="only its tests; repeatable")
     group.addoption("--seed", type=int, metavar="N", help="replays the inputs of the run that printed it")
-    group.addoption("--thorough", action="store_true", help="six times as many inputs")
+    group.addoption("--thorough", action="store_true", help="eight times as many inputs")
     group.addoption(
         "--no-diagnosis", action="store_true", help="do not look for a known bug behind a failure"
     )

@@ -302,15 +302,12 @@ def product(weights, name, e, x):
 
 
 def dequantized(matrix, e, bits, group_size):
-    rows, groups = matrix.scales.shape[1:]
-    result = np.zeros((rows, groups * group_size), WORK)
-    for column in range(groups * group_size):
-        word, shift = divmod(column * bits, 32)
-        code = (matrix.codes[e, :, word] >> np.uint32(shift)) & np.uint32(2**bits - 1)
-        group = column // group_size
-        scale, bias = matrix.scales[e, :, group].astype(WORK), matrix.biases[e, :, group].astype(WORK)
-        result[:, column] = code.astype(WORK) * scale + bias
-    return result
+    columns = np.arange(matrix.scales.shape[2] * group_size)
+    word, shift = columns * bits // 32, columns * bits % 32
+    code = (matrix.codes[e][:, word] >> shift.astype(np.uint32)) & np.uint32(2**bits - 1)
+    group = columns // group_size
+    scale, bias = matrix.scales[e][:, group].astype(WORK), matrix.biases[e][:, group].astype(WORK)
+    return code.astype(WORK) * scale + bias  # (rows, columns)
 
 
 def shared_expert(x, shared):

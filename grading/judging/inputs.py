@@ -11,7 +11,8 @@ from hypothesis import Phase
 from hypothesis.internal.conjecture import engine, providers
 from hypothesis.internal.constants_ast import Constants
 
-EXAMPLES = 20  # inputs per property; --thorough takes six times as many
+EXAMPLES = 15  # inputs per property; with fewer, known bugs live at some seeds
+THOROUGH = 8  # times as many
 
 
 def set_up(seed: int, *, thorough: bool, shrink: bool) -> Callable[[], None]:
@@ -25,7 +26,7 @@ def set_up(seed: int, *, thorough: bool, shrink: bool) -> Callable[[], None]:
     providers._get_local_constants = Constants
     hypothesis.settings.register_profile(
         "week3",
-        max_examples=EXAMPLES * (6 if thorough else 1),
+        max_examples=EXAMPLES * (THOROUGH if thorough else 1),
         deadline=None,
         derandomize=False,  # Hypothesis would set it in CI, and ignore the seed
         database=None,

@@ -73,6 +73,7 @@ def test_the_causal_mask_is_aligned_to_the_bottom_right(impl, case):
 
 @requirement("PA-06")
 @given(seed=SEEDS, before=st.integers(0, 9), count=st.integers(65, 140))
+@example(seed=1, before=9, count=140)
 def test_a_long_prompt_sees_what_a_short_one_sees(impl, seed, before, count):
     case = ragged_batch(Shape(2, 1, 4, 3), [before + count, 3], [count, 1], seed)
     assert_matches(impl.paged_attention(*case), reference.paged_attention(*case))
@@ -122,6 +123,7 @@ def test_query_heads_share_key_heads_in_runs(impl, seed, shape):
 @requirement("PA-10")
 @given(case=batches(max_sequences=2), scale=st.sampled_from([None, 0.0, 0.125, -1.0, 2.5]))
 @example(case=ragged_batch(Shape(6, 2, 4, 8), [9, 3], [2, 1], 1), scale=0.0)
+@example(case=ragged_batch(Shape(6, 2, 4, 8), [9, 3], [2, 1], 1), scale=None)
 def test_scores_are_scaled(impl, case, scale):
     assert_matches(impl.paged_attention(*case, scale=scale), reference.paged_attention(*case, scale=scale))
 
@@ -136,6 +138,7 @@ def test_a_window_includes_the_query_itself(impl, case, window):
 
 @requirement("PA-12")
 @given(case=batches(max_sequences=2, magnitude=2.0), softcap=st.sampled_from([0.5, 2.0, 30.0]))
+@example(case=ragged_batch(Shape(6, 2, 4, 8), [9, 3], [2, 1], 1), softcap=0.5)
 def test_a_soft_cap_bounds_the_scores(impl, case, softcap):
     assert_matches(
         impl.paged_attention(*case, softcap=softcap), reference.paged_attention(*case, softcap=softcap)
@@ -170,6 +173,7 @@ def test_a_sink_may_be_infinitely_small(impl, case, seed):
 @requirement("PA-14")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @given(shape=SHAPES, seed=SEEDS, count=st.sampled_from([1, 4]), sinks=st.booleans())
+@example(shape=Shape(6, 2, 4, 8), seed=1, count=4, sinks=True)
 def test_half_precision_outside_float32_inside(impl, shape, seed, dtype, count, sinks):
     case = ragged_batch(shape, [24 * shape.block_size], [count], seed, dtype=dtype)
     case.queries[..., 0] = 12  # all scores grow by the same amount, around 40, which a softmax does not see;

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from grading.marks import requirement
@@ -25,6 +25,9 @@ from tests.week3.paged_attention.cases import (
     evictions=st.integers(0, 6),
     way=st.sampled_from(["free", "truncate", "swap_out"]),
 )
+@example(order=[2, 0, 1], evictions=3, way="free")
+@example(order=[2, 0, 1], evictions=3, way="truncate")
+@example(order=[2, 0, 1], evictions=3, way="swap_out")
 def test_the_least_recently_released_goes_first_the_deeper_before_its_parent(impl, order, evictions, way):
     cache = caching(impl, num_blocks=6)
     prompts = [[name] * 4 + [name + 10] * 4 for name in range(3)]
