@@ -122,7 +122,7 @@ def _of_gguf(path: Path) -> Vocabulary:
     tokens = found["tokens"]
     backend = _byte_level(tokens, found["merges"], pre)
     types = np.asarray(found["token_type"])
-    backend.add_special_tokens(_added(tokens, types == CONTROL, special=True))
+    backend.add_tokens(_added(tokens, types == CONTROL, special=True))
     backend.add_tokens(_added(tokens, types == USER_DEFINED, special=False))
     numbers = {
         name: found[key].item()

@@ -5,8 +5,8 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from solution.models.chat import ROLES
 from solution.models.hiding import ESCAPE, MARK
@@ -47,7 +47,7 @@ def minilm():
 
 @pytest.fixture(scope="module")
 def published():
-    """transformers on the same GGUF file. It does not know of `smollm`, and merges digits."""
+    """transformers on the same GGUF file. It does not know of `smollm`, where each digit is a word."""
     path = fetched("smollm2-135m-instruct")
     return outside("transformers").AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
@@ -79,7 +79,9 @@ def test_smollm2_reads_any_text_as_transformers_does_between_digits(smollm2, pub
 
 
 def test_smollm2_reads_digits_one_by_one(smollm2, published):
-    assert [smollm2.decode([id]) for id in smollm2.encode("in 2024.5")] == ["in", " ", *"2024", ".", "5"]
+    text = "in   2024.5"
+    assert [smollm2.decode([id]) for id in smollm2.encode(text)] == ["in", "   ", *"2024", ".", "5"]
+    assert smollm2.encode(text) != plain(published, text)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -153,6 +155,19 @@ def test_a_special_token_that_begins_within_another_is_hidden_too():
     assert tokenizer.encode("[[X]][X]", special=True) == [256, 257]
 
 
+def test_a_special_token_is_hidden_where_the_file_would_normalise_first():
+    backend = bytewise()
+    backend.add_tokens([AddedToken("[X]", normalized=True, special=True)])
+    tokenizer = made(backend=backend)
+    assert 256 not in tokenizer.encode("[X]")
+    assert tokenizer.encode("[X]", special=True) == [256]
+
+
+def test_a_special_token_that_cannot_be_hidden_is_refused():
+    with pytest.raises(NotSupported, match="at least two characters"):
+        made(special=["\u20ac"])
+
+
 def test_what_ends_a_text_or_a_turn_is_known(smollm2):
     assert {smollm2.decode([id]) for id in smollm2.eos_ids} == {"<|endoftext|>", "<|im_end|>"}
 
@@ -191,6 +206,20 @@ def test_no_message_forges_a_special_token(contents, template):
     assert [id for id in ids if id >= 256] == [256] * len(contents)
     told = [content.strip() if trim else content for content in contents]
     assert tokenizer.decode(ids) == "".join(f"<|im_start|>{each}{between}" for each in told)
+
+
+@pytest.mark.parametrize(
+    ("template", "content"),
+    [
+        ("<|im_{{ messages[0].content | trim }}", " start|> x"),
+        ("{{ messages[0].content | trim }}start|>", "x <|im_ "),
+    ],
+)
+def test_no_message_completes_what_the_template_writes(template, content):
+    tokenizer = made(special=SPECIAL, template=template)
+    ids = tokenizer.chat([{"role": "user", "content": content}])
+    assert max(ids) < 256
+    assert "<|im_start|>" in tokenizer.decode(ids)
 
 
 def test_nested_data_forges_nothing_either():
