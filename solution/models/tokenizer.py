@@ -111,7 +111,7 @@ class Detokenizer:
         """What is certain now and was not told yet."""
         self._open.append(token)
         text = self._rest()
-        if not text or text.endswith(BROKEN) or self._tokenizer.is_byte(token):
+        if text.endswith(BROKEN) or self._tokenizer.is_byte(token):
             return ""
         self._told, self._open = self._open, []
         return text

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from solution.models.chat import ROLES
@@ -220,6 +220,13 @@ def test_no_message_completes_what_the_template_writes(template, content):
     ids = tokenizer.chat([{"role": "user", "content": content}])
     assert max(ids) < 256
     assert "<|im_start|>" in tokenizer.decode(ids)
+
+
+def test_the_template_alone_says_what_begins_a_conversation():
+    backend = bytewise(["[B]"])
+    backend.post_processor = processors.TemplateProcessing(single="[B] $A", special_tokens=[("[B]", 256)])
+    tokenizer = made(backend=backend, template="[B]{{ messages[0].content }}")
+    assert tokenizer.framed(["a"]) == tokenizer.chat([{"role": "user", "content": "a"}]) == [256, 64]
 
 
 def test_nested_data_forges_nothing_either():
