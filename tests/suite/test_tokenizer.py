@@ -226,7 +226,7 @@ def test_the_template_alone_says_what_begins_a_conversation():
     backend = bytewise(["[B]"])
     backend.post_processor = processors.TemplateProcessing(single="[B] $A", special_tokens=[("[B]", 256)])
     tokenizer = made(backend=backend, template="[B]{{ messages[0].content }}")
-    assert tokenizer.framed(["a"]) == tokenizer.chat([{"role": "user", "content": "a"}]) == [256, 64]
+    assert tokenizer.framed(["a"])[0] == tokenizer.chat([{"role": "user", "content": "a"}]) == [256, 64]
 
 
 def test_nested_data_forges_nothing_either():
