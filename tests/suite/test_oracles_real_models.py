@@ -14,6 +14,8 @@ from tests.suite.outside import outside
 from tests.suite.real_models import fetched
 from tests.suite.test_oracles_models import truth
 
+pytestmark = pytest.mark.xdist_group("real models")  # read and computed once
+
 # "The capital of France is Paris, and the capital of Japan is", and what follows.
 CAPITALS = np.array([504, 3575, 282, 4649, 314, 7042, 28, 284, 260, 3575, 282, 3085, 314])
 PARIS, TOKYO = 7042, 19081
