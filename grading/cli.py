@@ -5,10 +5,14 @@ import random
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from grading import terminal
 from grading.asked import (
@@ -36,7 +40,32 @@ LEVELS = {
     "scale": "Last what refines it: how cost and memory grow:",
 }
 
+JOINED = "week3.commands"
+
+
+class Commands(TyperGroup):
+    """The commands of this file, and those that join by an entry point, which are loaded when asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *_joined()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in _joined():
+            return typer.main.get_command(_joined()[cmd_name].load())
+        return found
+
+
+@cache
+def _joined() -> dict[str, EntryPoint]:
+    """By name; without those whose package is not here: a hand-out has no solution."""
+    return {
+        entry.name: entry for entry in entry_points(group=JOINED) if find_spec(entry.module.partition(".")[0])
+    }
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Grades implementations of LLM serving, and says what is wrong with them.",
     no_args_is_help=True,
     add_completion=False,
