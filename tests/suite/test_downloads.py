@@ -16,6 +16,7 @@ import pytest
 from grading.clone import ROOT
 from runtime import downloads
 from runtime.downloads import FetchError, Known
+from tests.suite import real_models
 
 WEIGHTS = bytes(1_000_000)  # compresses to a thousandth
 
@@ -367,6 +368,16 @@ def test_the_hub_without_its_client_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(FetchError, match="pip install huggingface_hub"):
         downloads.fetch("org/model")
+
+
+def test_a_test_without_its_model_is_skipped_with_a_warning_and_fails_where_it_must_run(monkeypatch):
+    monkeypatch.delenv("WEEK3_MODELS", raising=False)
+    with pytest.warns(UserWarning, match="tiny is not here"), pytest.raises(pytest.skip.Exception):
+        real_models.fetched("tiny")
+    monkeypatch.setenv("WEEK3_MODELS", "required")
+    with pytest.raises(pytest.fail.Exception, match="week3 model fetch tiny"):
+        real_models.fetched("tiny")
+    assert real_models.fetched(downloads.fetch("tiny") and "tiny") == downloads.installed("tiny")
 
 
 @pytest.mark.parametrize(
