@@ -24,6 +24,22 @@ def must_exist(path: Path) -> None:
     raise UsageError(f"no folder {path}." + (f" Did you mean {path.parent / near[0]}?" if near else ""))
 
 
+def must_decline_what_there_is(path: Path) -> None:
+    """What else is wrong with a `week3.toml` fails the tests, and they say so."""
+    from grading.boundary.failures import SubmissionError
+    from grading.boundary.loading import settings_of
+    from grading.capabilities import check_names
+
+    try:
+        declines = settings_of(path).declines
+    except SubmissionError:
+        return
+    try:
+        check_names(declines)
+    except SubmissionError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
 def must_be_writable(file: Path | None) -> None:
     """Said before the work, not after it."""
     from grading.files import can_be_written

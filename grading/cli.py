@@ -19,6 +19,7 @@ from grading.asked import (
     ids_of,
     known_topics,
     must_be_writable,
+    must_decline_what_there_is,
     must_exist,
     nearest,
     place_of,
@@ -142,6 +143,7 @@ def grade(
         raise UsageError("--in-process and --isolation exclude each other: in process nothing is isolated")
     for path in paths:
         must_exist(path)
+        must_decline_what_there_is(path)
     topics = known_topics(topic)
     must_be_writable(json_file)
     must_be_writable(junit_file)
@@ -206,12 +208,18 @@ def replay(
 def list_requirements(
     topic: TopicNames = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    capabilities: Annotated[
+        bool, typer.Option("--capabilities", help="What a week3.toml may decline instead.")
+    ] = False,
 ) -> None:
     """List topics and requirements."""
     from rich.text import Text
 
     from grading.requirements import requirements, topics
 
+    if capabilities:
+        _list_capabilities(known_topics(topic) or list(topics()), as_json)
+        return
     chosen = {name: requirements(name) for name in known_topics(topic) or topics()}
     if as_json:
         fields = ("id", "title", "level", "needs")
@@ -383,6 +391,23 @@ def _hints(report: "Report") -> dict[str, str]:
     from grading.bugs import known_bugs
 
     return {bug.title: bug.hint for topic in report.topics for bug in known_bugs(topic)}
+
+
+def _list_capabilities(chosen: Sequence[str], as_json: bool) -> None:
+    from rich.text import Text
+
+    from grading.capabilities import of_topic
+
+    found = {topic: {each.name: each.says for each in of_topic(topic)} for topic in chosen}
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    console = terminal.console()
+    width = max((len(name) for names in found.values() for name in names), default=0)
+    for topic, says in found.items():
+        console.print(Text.assemble((topic, "bold"), (f"  {len(says)} capabilities", "dim")))
+        for name, sentence in says.items():
+            console.print(Text.assemble(f"  {name:<{width}}", (f"  {sentence}", "dim")), soft_wrap=True)
 
 
 def _show_known_bugs(requirement: "Requirement", console: "Console") -> None:

@@ -21,6 +21,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "suite_version": report.suite_version,
         "seed": report.seed,
         "isolation": report.isolation,
+        "declines": list(report.declines),
         "score": report.score,
         "max_score": report.max_score,
         "topics": {
@@ -42,6 +43,7 @@ def _requirement(result: RequirementResult) -> dict[str, Any]:
         "tests": {test.node: test.outcome for test in result.tests},
         "message": result.message,
         "diagnosis": list(result.diagnosis),
+        "declined": result.declined,
         "output": {test.node: test.output for test in result.tests if test.output},
         "replay": {test.node: test.blob for test in result.tests if test.blob},
     }
@@ -59,6 +61,7 @@ def to_junit(reports: Iterable[Report]) -> str:
             suite.set("tests", str(len(outcomes)))
             suite.set("failures", str(outcomes.count("failed")))
             suite.set("errors", str(outcomes.count("error")))
+            suite.set("skipped", str(outcomes.count("declined")))
             suite.set("time", f"{sum(test.seconds for result in mine for test in result.tests):.3f}")
     ElementTree.indent(top)
     text: bytes = ElementTree.tostring(top, encoding="utf-8", xml_declaration=True)
@@ -76,7 +79,9 @@ def _test_case(suite: ElementTree.Element, result: RequirementResult, test: Test
     classname = f"{result.topic}.{result.id}"
     case = ElementTree.SubElement(suite, "testcase", classname=classname, name=printable(test.node))
     case.set("time", f"{test.seconds:.3f}")
-    if test.outcome != "passed":
+    if test.outcome == "declined":
+        ElementTree.SubElement(case, "skipped", message=printable(test.message))
+    elif test.outcome != "passed":
         message = printable(test.message)
         kind = "failure" if test.outcome == "failed" else "error"
         said = ElementTree.SubElement(case, kind, message=f"{result.title}: {message[:200]}")

@@ -14,6 +14,7 @@ import pytest
 from grading import requirements as specification
 from grading.boundary import loading
 from grading.boundary.failures import SubmissionError
+from grading.boundary.loading import Settings
 from grading.bugs import known_bugs
 from grading.candidates import Candidate, in_process, isolated
 from grading.clone import ROOT, UsageError, check_clone
@@ -87,6 +88,7 @@ def grade(
             results[requirement].append(result)
             listener.finished(result, requirement)
 
+    declared = settings_of(path)
     candidate, tier = candidate_for(path.resolve(), isolation, limits or Limits())
     judge_topic = partial(
         _judge_topic,
@@ -108,13 +110,14 @@ def grade(
         found[id].waits_for = roots
     return Report(
         implementation=str(path),
-        framework=framework_of(path),
+        framework=declared.framework,
         suite_version=version("week3"),
         seed=seed,
         isolation=tier,
         topics={topic: scored(topic, found, path, notes[topic]) for topic in chosen},
         requirements=found,
         seconds=time.monotonic() - begun,
+        declines=list(declared.declines),
     )
 
 
@@ -150,11 +153,11 @@ def candidate_for(path: Path, isolation: str | None, limits: Limits) -> tuple[Ca
     return isolated(path, tier, limits), tier.name
 
 
-def framework_of(path: Path) -> str:
+def settings_of(path: Path) -> Settings:
     try:
-        return loading.framework_of(path)
-    except SubmissionError as error:
-        return f"unknown ({error})"
+        return loading.settings_of(path)
+    except SubmissionError as error:  # which each test will meet
+        return Settings(f"unknown ({error})")
 
 
 def attempted(path: Path, topic: str) -> bool:
@@ -177,10 +180,10 @@ def run_suite(judge: Judge, *, collect_only: bool = False) -> None:
     ]
     with only_our_plugins():
         code = pytest.main(arguments, plugins=[judge])
+    if judge.collection_errors:  # looked at first: pytest ends as if it were interrupted
+        raise GraderError("a test file cannot be read: " + "\n".join(judge.collection_errors))
     if judge.interrupted:
         raise KeyboardInterrupt
-    if judge.collection_errors:
-        raise GraderError("a test file cannot be read: " + "\n".join(judge.collection_errors))
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise GraderError(f"the suite did not come to its end: pytest said {pytest.ExitCode(code).name}")
 
@@ -206,14 +209,17 @@ def failing_inputs(report: Mapping[str, Any], only: set[str] | None) -> dict[str
         if not only or id in only:
             blobs = requirement.get("replay", {})
             tests = requirement["tests"].items()
-            failing |= {node: blobs.get(node, "") for node, outcome in tests if outcome != "passed"}
+            failing |= {
+                node: blobs.get(node, "") for node, outcome in tests if outcome in ("failed", "error")
+            }
     return failing
 
 
 def judged(
     requirement: Requirement, tests: list[TestResult], attempted: bool, home: Mapping[str, str]
 ) -> RequirementResult:
-    """Met if it has tests and all of them passed. A missing verdict is a failure.
+    """Met if it has tests and all of them passed. A missing verdict is a failure. Declined if none fails, but
+    some ask for what the submission declines.
 
     home: the requirement of each known bug, by its title. A failure by a bug of this very one is told first,
     what is not implemented or was not run last.
@@ -223,16 +229,19 @@ def judged(
         foreign = requirement.id not in map(home.get, test.diagnosis)
         return test.outcome != "failed", bool(test.missing), foreign
 
-    failing = sorted((test for test in tests if test.outcome != "passed"), key=told_last)
+    failing = sorted((test for test in tests if test.failing), key=told_last)
+    declined = list(dict.fromkeys(name for test in tests for name in test.declined))
     worst = failing[0] if failing else None
     status: Status
     if not attempted:
         status = "not attempted"
     elif worst is not None:
         status = "broken" if worst.outcome == "failed" else "error"
+    elif declined:
+        status = "declined"
     else:
         status = "met" if tests else "error"
-    message = worst.message if worst else ("" if tests else "no test came to a verdict")
+    message = worst.message if worst else f"declined: {', '.join(declined)}" if declined else ""
     titles = [title for test in failing for title in test.diagnosis]
     return RequirementResult(
         id=requirement.id,
@@ -242,7 +251,7 @@ def judged(
         needs=list(requirement.needs),
         status=status,
         tests=tests,
-        message=message,
+        message=message if tests else "no test came to a verdict",
         diagnosis=list(dict.fromkeys(titles)),
     )
 

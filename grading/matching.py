@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from grading.boundary.failures import Declined
 from grading.truth import Expected
 from spec import InvalidArgument, SpecError
 
@@ -136,15 +137,22 @@ def check_refusals(
 ) -> None:
     """Each refusal replaces arguments of a call that is otherwise valid. "a/b": the message names a or b.
 
-    Where one number or one word is what is wrong, the message must tell which.
+    Where one number or one word is what is wrong, the message must tell which. Where one asks for what the
+    submission declines, the others are judged all the same.
     """
     __tracebackhide__ = True
+    declined = None
     for argument, replaced in refusals:
         wrong = replaced.get(argument)
         plain = isinstance(wrong, int) or (isinstance(wrong, float) and isfinite(wrong))
         word = isinstance(wrong, str) and wrong.isalnum()
-        with refused(InvalidArgument, *argument.split("/"), got=wrong if plain or word else None):
-            function(**{**valid, **replaced})
+        try:
+            with refused(InvalidArgument, *argument.split("/"), got=wrong if plain or word else None):
+                function(**{**valid, **replaced})
+        except Declined as each:
+            declined = each
+    if declined is not None:
+        raise declined
 
 
 @contextmanager

@@ -51,14 +51,17 @@ def scorecard(
     found = roots(report)
     wrong = [root for root in found if not root.requirement.unwritten]
     unwritten = [root for root in found if root.requirement.unwritten]
-    if report.score == 0 and not wrong:
+    declined = [result for result in report.requirements.values() if result.status == "declined"]
+    if report.score == 0 and not wrong and not declined:
         _nothing_yet(report, console)
     else:
         _scores(report, console)
+    _declined(declined, console)
     if report.passed:
         console.print("\nEvery requirement is met.", style="bold green")
     elif report.nothing_wrong and report.score:
-        console.print("\nEverything that is written so far is right.", style="bold green")
+        what = "is done, and not declined," if declined else "is written so far"
+        console.print(f"\nEverything that {what} is right.", style="bold green")
     alike = _failing_alike(report)
     for topic, message in alike.items():
         _topic_in_full(topic, message, console)
@@ -77,6 +80,8 @@ def one_requirement(result: RequirementResult, console: Console, hints: Mapping[
     """What a replay found."""
     if result.status == "met":
         console.print(f"{result.id} is met on these inputs.", style="bold green")
+    elif result.status == "declined":
+        console.print(f"{result.id} is declined: {', '.join(result.declined)}.", style="yellow")
     else:
         _in_full(Root(result, (), 0.0), console, hints)
     if printed := next((test.output for test in result.tests if test.output), ""):
@@ -118,15 +123,30 @@ def _scores(report: Report, console: Console) -> None:
         console.print(_score("all", width, report.score, report.max_score, ""), soft_wrap=True)
 
 
+def _declined(results: list[RequirementResult], console: Console) -> None:
+    """What `week3.toml` says that it does not do, and which requirements ask for it."""
+    if results:
+        names = dict.fromkeys(name for result in results for name in result.declined)
+        verb = "asks" if len(results) == 1 else "ask"
+        console.print(
+            f"\n{len(results)} {verb} for what week3.toml declines, and earn nothing:", style="yellow"
+        )
+        _indented(", ".join(result.id for result in results), console)
+        _indented(f"They ask for {', '.join(names)}.", console, "dim")
+
+
 def _way(results: list[RequirementResult]) -> str:
     """How far along the way: first the core, which is a version that works, then the rest."""
     if all(r.unwritten for r in results):
         return "not written yet"
     core = [r.status == "met" for r in results if r.level == "core"]
     rest = [r.status == "met" for r in results if r.level != "core"]
+    declined = sum(r.status == "declined" for r in results)
+    besides = f", {declined} declined" if declined else ""
     if all(core) and all(rest) or not core:
-        return f"{sum(core + rest)} of {len(results)} requirements"
-    return f"core {sum(core)} of {len(core)}" + (f", then {sum(rest)} of {len(rest)}" if rest else "")
+        return f"{sum(core + rest)} of {len(results)} requirements{besides}"
+    after = f", then {sum(rest)} of {len(rest)}" if rest else ""
+    return f"core {sum(core)} of {len(core)}{after}{besides}"
 
 
 def _score(name: str, width: int, score: float, most: float, note: str) -> Text:

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-Status = Literal["met", "broken", "not attempted", "error"]
-Outcome = Literal["passed", "failed", "error"]
+Status = Literal["met", "broken", "declined", "not attempted", "error"]
+Outcome = Literal["passed", "failed", "declined", "error"]
 LEVEL_WEIGHTS = {"core": 3, "edge": 2, "scale": 1}
 _NOT_IMPLEMENTED = re.compile(r"not implemented: (\w+(?:\.\w+)+)")
 _STOPPED = re.compile(
@@ -24,13 +24,19 @@ class TestResult:
     diagnosis: list[str] = field(default_factory=list)  # titles of the known bugs that explain the output
     blob: str = ""  # Hypothesis' encoding of the failing input, for `week3 replay`
     seconds: float = 0.0
+    declined: list[str] = field(default_factory=list)  # the capabilities of `week3.toml` that it asks for
     output: str = ""  # the end of what the submission's process had printed, where it has one of its own
+
+    @property
+    def failing(self) -> bool:
+        """Whether something is wrong, or not there, or came to no verdict."""
+        return self.outcome in ("failed", "error")
 
     @property
     def missing(self) -> str:
         """`moe.route` where it failed because that is not implemented."""
         match = _NOT_IMPLEMENTED.match(self.message)
-        return match[1] if match and self.outcome != "passed" else ""
+        return match[1] if match and self.failing else ""
 
     @property
     def stopped(self) -> str:
@@ -59,9 +65,14 @@ class RequirementResult:
     waits_for: list[str] = field(default_factory=list)  # the roots: what else must be mended first
 
     @property
+    def declined(self) -> list[str]:
+        """The capabilities that its tests asked for in vain."""
+        return list(dict.fromkeys(name for test in self.tests for name in test.declined))
+
+    @property
     def unwritten(self) -> bool:
         """Nothing of it is wrong; there is only nothing, or not all of it."""
-        failing = [test for test in self.tests if test.outcome != "passed"]
+        failing = [test for test in self.tests if test.failing]
         return self.status == "not attempted" or bool(failing) and all(test.missing for test in failing)
 
 
@@ -86,6 +97,7 @@ class Report:
     requirements: dict[str, RequirementResult]
     seconds: float
     max_score: float = 100.0
+    declines: list[str] = field(default_factory=list)  # as `week3.toml` has them
 
     @property
     def score(self) -> float:
@@ -99,5 +111,5 @@ class Report:
 
     @property
     def nothing_wrong(self) -> bool:
-        """Everything that is written meets its requirements."""
-        return all(r.status == "met" or r.unwritten for r in self.requirements.values())
+        """Everything that is written, and not declined, meets its requirements."""
+        return all(r.status in ("met", "declined") or r.unwritten for r in self.requirements.values())

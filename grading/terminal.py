@@ -108,7 +108,7 @@ class ProgressBar:
         self._progress.update(self._task, total=total)
 
     def finished(self, result: TestResult, requirement_id: str) -> None:
-        self._failed += result.outcome != "passed" and not result.missing
+        self._failed += result.failing and not result.missing
         failed = f", {self._failed} failed" if self._failed else ""
         self._progress.update(self._task, advance=1, description=self._name + failed)
 

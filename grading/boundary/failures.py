@@ -17,6 +17,17 @@ class NotImplementedBySubmission(BoundaryFailure):
     """`not implemented: moe.route`: the name is missing or raises NotImplementedError."""
 
 
+class Declined(BoundaryFailure):
+    """`declined: moe.scoring.sigmoid`: the call asks for what `week3.toml` declines. It was not made.
+
+    Raised beside the tests, never by a submission.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__(f"declined: {', '.join(names)}")
+        self.names = names
+
+
 class ProtocolViolation(BoundaryFailure):
     """The other side sent bytes that mean nothing here."""
 

@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -12,23 +13,34 @@ from grading.boundary.frameworks import FRAMEWORKS
 _MOST_SETTINGS = 1 << 16  # bytes of week3.toml
 
 
-def framework_of(folder: Path) -> str:
-    """What the folder's `week3.toml` declares, "mlx" without one."""
-    settings = folder / "week3.toml"
-    if not settings.is_file():
-        return "mlx"
+@dataclass(frozen=True)
+class Settings:
+    """What a submission says of itself. declines: names of capabilities, not looked up yet."""
+
+    framework: str = "mlx"
+    declines: tuple[str, ...] = ()
+
+
+def settings_of(folder: Path) -> Settings:
+    """What the folder's `week3.toml` declares. Raises SubmissionError when it is wrong."""
+    place = folder / "week3.toml"
+    if not place.is_file():
+        return Settings()
     try:
-        with settings.open("rb") as file:
+        with place.open("rb") as file:
             text = file.read(_MOST_SETTINGS + 1)
         if len(text) > _MOST_SETTINGS:
             raise ValueError(f"it may have {_MOST_SETTINGS:,} bytes and has more")
-        framework = tomllib.loads(text.decode()).get("framework", "mlx")
+        declared = tomllib.loads(text.decode())
     except (OSError, ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise SubmissionError(f"week3.toml cannot be read: {error}") from None
+    framework, declines = declared.get("framework", "mlx"), declared.get("declines", [])
     if framework not in FRAMEWORKS:
         known = ", ".join(FRAMEWORKS)
         raise SubmissionError(f"week3.toml: framework: expected one of {known}, got {framework!r}")
-    return str(framework)
+    if not isinstance(declines, list) or not all(isinstance(each, str) for each in declines):
+        raise SubmissionError(f"week3.toml: declines: expected a list of names, got {declines!r:.80}")
+    return Settings(str(framework), tuple(declines))
 
 
 def module_file(folder: Path, topic: str) -> Path | None:

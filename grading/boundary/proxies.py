@@ -21,8 +21,11 @@ class Connection(Protocol):
 
     def described(self, name: str) -> Described: ...
 
-    def check_call(self, name: str) -> None:
-        """Raises NotCalledAgain for a function that hung or crashed before."""
+    def check_name(self, name: str) -> None:
+        """Raises Declined for what is declined whatever its arguments."""
+
+    def check_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises Declined for a call that is, NotCalledAgain for a function that hung or crashed before."""
 
 
 class Namespace:
@@ -37,6 +40,7 @@ class Namespace:
         found = self._functions.get(name)
         if found is None:
             raise AttributeError(f"the contract of {self._connection.topic} has no {name!r}")
+        self._connection.check_name(name)
         described = self._connection.described(name)
         if described.kind == "missing":
             raise NotImplementedBySubmission(f"not implemented: {self._connection.topic}.{name}")
@@ -54,7 +58,7 @@ def proxy_classes(contract: Contract, connection: Connection) -> dict[str, type[
 
 def _function(connection: Connection, name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        connection.check_call(name)
+        connection.check_call(name, args, kwargs)
         peer = connection.peer()
         try:
             return peer.call(name, None, args, kwargs)
@@ -67,7 +71,7 @@ def _function(connection: Connection, name: str) -> Callable[..., Any]:
 
 def _class(connection: Connection, wanted: ContractClass) -> type[Proxy]:
     def construct(self: Proxy, *args: Any, **kwargs: Any) -> None:
-        connection.check_call(wanted.name)
+        connection.check_call(wanted.name, args, kwargs)
         peer = connection.peer()
         try:
             peer.construct(self, wanted.name, args, kwargs)
@@ -82,7 +86,7 @@ def _class(connection: Connection, wanted: ContractClass) -> type[Proxy]:
 
 def _method(connection: Connection, name: str) -> Callable[..., Any]:
     def call(self: Proxy, *args: Any, **kwargs: Any) -> Any:
-        connection.check_call(name)
+        connection.check_call(name, args, kwargs)
         try:
             return self._peer.call(name, self._id, args, kwargs)
         except NotImplementedError as error:

@@ -17,8 +17,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +44,7 @@ from grading.boundary.references import Exports
 from grading.boundary.service import DESCRIBE, EMPTY_HEAP, Described, Service, read_description
 from grading.boundary.trace import RecordedCall, Reference, read_trace
 from grading.boundary.watch import Watch
+from grading.capabilities import Declines
 from grading.contract import contract
 from runtime.sandbox import Child, Limits, Tier, best_tier, start
 
@@ -60,10 +62,12 @@ class Session(ABC):
     """One submission and one topic. Any thread may call.
 
     failures: how often the submission's process crashed, hung or broke the protocol.
+    declines: names of capabilities; calls that ask for one are not made, but raise Declined.
     """
 
-    def __init__(self, topic: str, framework: str, folder: Path | None) -> None:
+    def __init__(self, topic: str, framework: str, folder: Path | None, declines: Iterable[str] = ()) -> None:
         self.topic = topic
+        self._declines = Declines(topic, declines)
         self.framework = framework
         self.failures = 0
         self._folder = folder
@@ -99,7 +103,11 @@ class Session(ABC):
         assert self._description is not None
         return self._description
 
-    def check_call(self, name: str) -> None:
+    def check_name(self, name: str) -> None:
+        self._declines.check_whole(name)
+
+    def check_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._declines.check(name, args, kwargs)
         if name in self._stopped:
             raise NotCalledAgain(f"{name} is not called again: {self._stopped[name]}")
 
@@ -244,15 +252,18 @@ class InProcess(Session):
         framework: str,
         *,
         folder: Path | None = None,
+        declines: Iterable[str] = (),
     ) -> None:
-        super().__init__(topic, framework, folder)
+        super().__init__(topic, framework, folder, declines)
         self._module_loader = module_loader
         self._call_seconds = Limits().call_seconds
 
     @classmethod
     def from_folder(cls, folder: Path, topic: str) -> "InProcess":
         """Raises SubmissionError when `week3.toml` is wrong."""
-        return cls(lambda: loading.load(folder, topic), topic, loading.framework_of(folder), folder=folder)
+        declared = loading.settings_of(folder)
+        module_loader = partial(loading.load, folder, topic)
+        return cls(module_loader, topic, declared.framework, folder=folder, declines=declared.declines)
 
     @property
     def isolation(self) -> str:
@@ -295,7 +306,8 @@ class Isolated(Session):
     """
 
     def __init__(self, folder: Path, topic: str, tier: Tier, limits: Limits) -> None:
-        super().__init__(topic, loading.framework_of(folder), folder)
+        declared = loading.settings_of(folder)
+        super().__init__(topic, declared.framework, folder, declared.declines)
         self._tier = tier
         self._limits = limits
         self._call_seconds = limits.call_seconds

@@ -8,7 +8,7 @@ import pytest
 from hypothesis.reporting import with_reporter
 
 from grading import memory
-from grading.boundary.failures import BoundaryFailure, SubmissionError
+from grading.boundary.failures import BoundaryFailure, Declined, SubmissionError
 from grading.boundary.session import Described
 from grading.bugs import Bug, known_bugs
 from grading.candidates import Candidate
@@ -154,6 +154,9 @@ class Judge:
             trial.end()
             self._explain(failure, result, trial, name, requirement)
             raise failure.with_traceback(None) from None
+        except Declined as declined:
+            result.outcome, result.message, result.declined = "declined", str(declined), list(declined.names)
+            pytest.skip(str(declined))
         except Exception as failure:
             trial.end()
             self._explain(failure, result, trial, name, requirement)
@@ -222,9 +225,14 @@ class Judge:
 
     @pytest.fixture
     def described(self, request: pytest.FixtureRequest, impl: Any) -> Callable[[str], Described]:
-        """What the implementation has under a name of the contract."""
+        """What the implementation has under a name of the contract; of a method, its class."""
         session = self._trial(request.node).session
-        return lambda name: session.describe()[name]
+
+        def look(name: str) -> Described:
+            session.check_name(name)
+            return session.describe()[name.partition(".")[0]]
+
+        return look
 
     @pytest.fixture
     def memory_growth(

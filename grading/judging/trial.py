@@ -5,11 +5,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis.errors import Unsatisfiable
 
 from grading.boundary.failures import (
     BoundaryFailure,
     CallTimeout,
+    Declined,
     NotAttempted,
     NotCalledAgain,
     NotImplementedBySubmission,
@@ -31,6 +34,10 @@ class NoSmallerInput(BaseException):
 
     Not an Exception, so that Hypothesis passes it through instead of looking for a smaller input.
     """
+
+
+class TooFewInputs(BaseException):
+    """Of the inputs so far so many were declined that the test ends. Not an Exception: see NoSmallerInput."""
 
 
 class GivenUp(BoundaryFailure):
@@ -108,10 +115,16 @@ class Trial:
 
 
 class recorded:
-    """Records the calls of each input, so that the last one, the smallest failing, can be replayed."""
+    """Records the calls of each input, so that the last one, the smallest failing, can be replayed.
+
+    An input whose calls ask for what is declined is none, as if the test had assumed otherwise. Where that
+    happened and no other input failed, Declined is raised at the end.
+    """
 
     def __init__(self, item: pytest.Function, trial: Trial, blob: str | None) -> None:
         self.item, self.trial, self.session, self.blob = item, trial, trial.session, blob
+        self.judged = 0  # inputs
+        self.declined: list[tuple[str, ...]] = []  # what each of the others asked for
 
     def __enter__(self) -> None:
         test = self.item.obj
@@ -124,10 +137,12 @@ class recorded:
         self.handle.inner_test = self._watched(self.inner)
         inputs.replay(self.item, self.blob)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self.handle is not None:
             self.handle.inner_test = self.inner
             inputs.replay(self.item, None)
+        if self.declined and (error is None or isinstance(error, Unsatisfiable | TooFewInputs)):
+            raise Declined(tuple(dict.fromkeys(name for names in self.declined for name in names))) from None
 
     def _watched(self, test: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(test)
@@ -137,8 +152,16 @@ class recorded:
                 raise NoSmallerInput from GivenUp(f"not finished: {self.trial.given_up}")
             self.session.start_recording()
             try:
-                return test(*args, **options)
+                answer = test(*args, **options)
             except (*FATAL, NotCalledAgain, NotImplementedBySubmission) as failure:
                 raise NoSmallerInput from failure
+            except Declined as failure:
+                self.declined.append(failure.names)
+                # Else a test that has next to no input left would draw hundreds.
+                if self.handle is None or len(self.declined) >= inputs.EXAMPLES * (1 + self.judged):
+                    raise TooFewInputs from failure
+                hypothesis.reject()
+            self.judged += 1
+            return answer
 
         return run

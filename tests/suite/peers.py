@@ -1,7 +1,8 @@
 """Routers of transformers and mlx-lm behind `route`: their code, our adapters, nothing made right on the way.
 
 A router multiplies hidden states with its matrix. With the identity for a matrix its hidden states are
-logits. What a router has no option for it declines, as an engineer who tries his own code here would.
+logits. What a router has no option for it declines, as an engineer who tries his own code here would: in what
+stands for his `week3.toml`.
 """
 
 from types import ModuleType, SimpleNamespace
@@ -12,15 +13,14 @@ from spec.moe import Routing
 from tests.suite.outside import outside
 
 
-def peer(name, framework, route):
+def peer(name, framework, route, declines):
     module = ModuleType(f"{name} of {framework}")
     module.route = route
-    return Candidate(name, lambda topic: InProcess(lambda: module, topic, framework), suspects=())
 
+    def open_session(topic):
+        return InProcess(lambda: module, topic, framework, declines=declines)
 
-def decline_unless(*conditions):
-    if not all(conditions):
-        raise NotImplementedError
+    return Candidate(name, open_session, suspects=())
 
 
 # transformers
@@ -43,29 +43,21 @@ def routing_of_torch(router, logits):
 
 
 def mixtral_of_transformers(logits, config, *, selection_bias=None):
-    decline_unless(config.scoring == "softmax", config.normalize, config.n_groups == 1, config.scale == 1)
-    decline_unless(selection_bias is None)
     router = torch_router("mixtral", "MixtralTopKRouter", logits, num_experts_per_tok=config.top_k)
     return routing_of_torch(router, logits)
 
 
 def qwen3_of_transformers(logits, config, *, selection_bias=None):
-    decline_unless(
-        config.scoring == "softmax", config.n_groups == 1, config.scale == 1, selection_bias is None
-    )
     settings = {"num_experts_per_tok": config.top_k, "norm_topk_prob": config.normalize}
     return routing_of_torch(torch_router("qwen3_moe", "Qwen3MoeTopKRouter", logits, **settings), logits)
 
 
 def gpt_oss_of_transformers(logits, config, *, selection_bias=None):
-    decline_unless(config.scoring == "softmax_of_topk", config.n_groups == 1, config.scale == 1)
-    decline_unless(selection_bias is None)
     router = torch_router("gpt_oss", "GptOssTopKRouter", logits, num_experts_per_tok=config.top_k)
     return routing_of_torch(router, logits)
 
 
 def deepseek_v3_of_transformers(logits, config, *, selection_bias=None):
-    decline_unless(config.scoring == "sigmoid", config.n_groups == 1 or config.group_score == "top2_sum")
     router = torch_router(
         "deepseek_v3",
         "DeepseekV3TopkRouter",
@@ -108,34 +100,37 @@ def mlx_block(model, name, logits, **settings):
 
 
 def mixtral_of_mlx_lm(logits, config, *, selection_bias=None):
-    decline_unless(config.scoring == "softmax", config.normalize, config.n_groups == 1, config.scale == 1)
-    decline_unless(selection_bias is None)
     settings = {"num_experts_per_tok": config.top_k}
     return routing_of_block(mlx_block("mixtral", "MixtralSparseMoeBlock", logits, **settings), logits)
 
 
 def qwen3_of_mlx_lm(logits, config, *, selection_bias=None):
-    decline_unless(
-        config.scoring == "softmax", config.n_groups == 1, config.scale == 1, selection_bias is None
-    )
     settings = {"num_experts_per_tok": config.top_k, "norm_topk_prob": config.normalize}
     return routing_of_block(mlx_block("qwen3_moe", "Qwen3MoeSparseMoeBlock", logits, **settings), logits)
 
 
 def deepseek_v3_of_mlx_lm(logits, config, *, selection_bias=None):
-    decline_unless(config.scoring == "sigmoid", config.n_groups == 1 or config.group_score == "top2_sum")
     select = outside("mlx_lm.models.deepseek_v3").group_expert_select
     bias = outside("mlx.core").zeros(logits.shape[-1]) if selection_bias is None else selection_bias
     groups = config.n_groups, config.top_groups
     return Routing(*select(logits, bias, config.top_k, *groups, config.scale, config.normalize))
 
 
+GROUPS = ["moe.groups.max", "moe.groups.top2_sum"]
+UNROUNDED = "moe.router_dtype.float32"  # weights in the activations' dtype are what these models have
+QWEN3 = ["moe.scoring.sigmoid", "moe.scoring.softmax_of_topk", "moe.selection_bias", "moe.weights.scaled"]
+QWEN3 += [*GROUPS, UNROUNDED]
+MIXTRAL = [*QWEN3, "moe.weights.as_scored"]
+GPT_OSS = ["moe.scoring.sigmoid", "moe.scoring.softmax", "moe.selection_bias", "moe.weights.scaled"]
+GPT_OSS += [*GROUPS, UNROUNDED]
+DEEPSEEK_V3 = ["moe.scoring.softmax", "moe.scoring.softmax_of_topk", "moe.groups.max"]
+
 PEERS = {
-    "transformers, Mixtral": ("torch", mixtral_of_transformers),
-    "transformers, Qwen3-MoE": ("torch", qwen3_of_transformers),
-    "transformers, gpt-oss": ("torch", gpt_oss_of_transformers),
-    "transformers, DeepSeek-V3": ("torch", deepseek_v3_of_transformers),
-    "mlx-lm, Mixtral": ("mlx", mixtral_of_mlx_lm),
-    "mlx-lm, Qwen3-MoE": ("mlx", qwen3_of_mlx_lm),
-    "mlx-lm, DeepSeek-V3": ("mlx", deepseek_v3_of_mlx_lm),
+    "transformers, Mixtral": ("torch", mixtral_of_transformers, MIXTRAL),
+    "transformers, Qwen3-MoE": ("torch", qwen3_of_transformers, QWEN3),
+    "transformers, gpt-oss": ("torch", gpt_oss_of_transformers, GPT_OSS),
+    "transformers, DeepSeek-V3": ("torch", deepseek_v3_of_transformers, DEEPSEEK_V3),
+    "mlx-lm, Mixtral": ("mlx", mixtral_of_mlx_lm, MIXTRAL),
+    "mlx-lm, Qwen3-MoE": ("mlx", qwen3_of_mlx_lm, QWEN3),
+    "mlx-lm, DeepSeek-V3": ("mlx", deepseek_v3_of_mlx_lm, DEEPSEEK_V3),
 }

@@ -42,7 +42,7 @@ from grading.boundary.failures import (
 from grading.boundary.frames import MAX_BODY, MAX_BUFFERS, Channel, Frame
 from grading.boundary.frameworks import NumpyArrays, arrays_of
 from grading.boundary.links import CallersLink
-from grading.boundary.loading import framework_of
+from grading.boundary.loading import settings_of
 from grading.boundary.peer import Peer
 from grading.boundary.places import add_note, called_at
 from grading.boundary.references import Stream
@@ -404,10 +404,10 @@ def test_mlx_arrays_cross_in_both_directions_isolated(place, probe):
 def test_a_wrong_framework_is_a_clear_error(tmp_path):
     (tmp_path / "week3.toml").write_text('framework = "jax"')
     with pytest.raises(SubmissionError, match="expected one of mlx, torch, numpy, got 'jax'"):
-        framework_of(tmp_path)
+        settings_of(tmp_path)
     (tmp_path / "week3.toml").write_text("framework =")
     with pytest.raises(SubmissionError, match="cannot be read"):
-        framework_of(tmp_path)
+        settings_of(tmp_path)
 
 
 # ---- Errors. ----

@@ -40,6 +40,19 @@ def met(id, *needs):
     return RequirementResult(id, f"Title of {id}", "paged_attention", "core", list(needs), "met", [test])
 
 
+def declined(id, *names):
+    test = Verdict(f"test_{id}", "declined", f"declined: {', '.join(names)}", declined=list(names))
+    return RequirementResult(
+        id,
+        f"Title of {id}",
+        "paged_attention",
+        "core",
+        [],
+        "declined",
+        [Verdict("test_other", "passed"), test],
+    )
+
+
 def report_of(*requirements, score=50.0, topics=None, **changes):
     topics = topics or {"paged_attention": TopicResult("paged_attention", "complete", score)}
     found = {requirement.id: requirement for requirement in requirements}
@@ -203,6 +216,22 @@ def test_this_run_again_is_this_run():
     assert "week3 grade code/week3 --topic paged_attention --in-process --seed 7 " in alone
 
 
+def test_what_is_declined_is_told_apart_from_what_is_wrong():
+    report = report_of(met("PA-01"), declined("PA-02", "paged_attention.csr", "paged_attention.fork"))
+    text = card(report)
+    assert "core 1 of 2, 1 declined" in text
+    assert "1 asks for what week3.toml declines, and earn nothing:\n  PA-02\n" in text
+    assert "They ask for paged_attention.csr, paged_attention.fork." in text
+    assert "Everything that is done, and not declined, is right." in text
+    assert "Title of PA-02" not in text
+    text = card(report_of(declined("PA-02", "paged_attention.csr"), score=0.0))
+    assert "1 declined" in text
+    assert "Nothing is written yet" not in text
+    text = card(report_of(broken("PA-01"), declined("PA-02", "paged_attention.csr")))
+    assert "PA-01 · Title of PA-01" in text
+    assert "is right" not in text
+
+
 def test_only_a_full_score_fills_the_bar():
     assert "░" in card(report_of(broken("PA-01"), score=99.9))
 
@@ -279,7 +308,7 @@ def test_json_has_the_promised_fields_and_what_replay_needs():
     data = to_json(report_of(broken("PA-05", "PA-01", diagnosis=["does this"])))
     assert set(data) == {
         "implementation", "path", "framework", "suite_version", "seed", "isolation", "score", "max_score",
-        "topics", "requirements", "roots", "seconds",
+        "declines", "topics", "requirements", "roots", "seconds",
     }  # fmt: skip
     assert data["roots"] == {"PA-05": 100.0}
     assert data["topics"] == {"paged_attention": {"status": "complete", "score": 50.0, "max_score": 100.0}}
@@ -291,6 +320,7 @@ def test_json_has_the_promised_fields_and_what_replay_needs():
         "tests": {"test_PA-05": "failed"},
         "message": "index 3: expected 5, got 7",
         "diagnosis": ["does this"],
+        "declined": [],
         "output": {},
         "replay": {"test_PA-05": "AXic"},
     }
@@ -303,7 +333,8 @@ def test_junit_has_a_suite_per_topic_and_a_case_per_test():
     assert text.startswith("<?xml version='1.0' encoding='utf-8'?>")
     suite = ElementTree.fromstring(text.encode())[0]
     assert suite.attrib == {
-        "name": "code/week3.paged_attention", "tests": "2", "failures": "1", "errors": "0", "time": "0.250",
+        "name": "code/week3.paged_attention", "tests": "2", "failures": "1", "errors": "0", "skipped": "0",
+        "time": "0.250",
     }  # fmt: skip
     assert [(case.get("classname"), case.get("name"), len(case)) for case in suite] == [
         ("paged_attention.PA-01", "test_PA-01", 0),
@@ -311,6 +342,19 @@ def test_junit_has_a_suite_per_topic_and_a_case_per_test():
     ]
     assert [case.get("time") for case in suite] == ["0.250", "0.000"]
     assert suite[1][0].text == "index 3: expected 5, got 7\nKnown bug: it does this."
+
+
+def test_json_and_junit_show_what_was_declined():
+    report = report_of(declined("PA-02", "paged_attention.csr"), declines=["paged_attention.csr"])
+    data = to_json(report)
+    assert data["declines"] == ["paged_attention.csr"]
+    assert data["roots"] == {}
+    asked = data["requirements"]["PA-02"]
+    assert (asked["status"], asked["declined"]) == ("declined", ["paged_attention.csr"])
+    assert asked["tests"] == {"test_other": "passed", "test_PA-02": "declined"}
+    suite = ElementTree.fromstring(to_junit([report]))[0]
+    assert (suite.get("tests"), suite.get("skipped"), suite.get("failures")) == ("2", "1", "0")
+    assert [each.get("message") for each in suite.iter("skipped")] == ["declined: paged_attention.csr"]
 
 
 def test_junit_shows_a_requirement_without_tests_as_a_failure():
@@ -345,11 +389,12 @@ def test_the_log_of_a_ci_run_has_a_line_per_topic():
     assert out.getvalue() == "solution: 3 tests\nsolution: paged_attention\nsolution: moe\n"
 
 
-def test_the_bar_counts_what_is_wrong_and_not_what_is_unwritten():
+def test_the_bar_counts_what_is_wrong_and_not_what_is_unwritten_or_declined():
     out = io.StringIO()
     with ProgressBar(Console(file=out, force_terminal=True, width=100), "code/week3") as bar:
-        bar.started(2)
+        bar.started(3)
         bar.finished(Verdict("test", "failed", UNWRITTEN), "PA-01")
         bar.finished(Verdict("test", "failed", "wrong"), "PA-01")
+        bar.finished(Verdict("test", "declined", "declined: paged_attention.csr"), "PA-01")
     assert "1 failed" in out.getvalue()
     assert "2 failed" not in out.getvalue()

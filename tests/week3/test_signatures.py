@@ -26,7 +26,7 @@ def promised(topic):
     ("topic", "name", "function", "expected"), [case for topic in topics() for case in promised(topic)]
 )
 def test_signature(impl, described, topic, name, function, expected):
-    found = described(name)
+    found = described(expected.name)
     kind = "function" if function == name else "class"
     assert found.kind != "missing", f"not implemented: {topic}.{name}"
     assert found.kind == kind, f"{name}: expected a {kind}, got a {found.kind}"
