@@ -23,8 +23,8 @@ def attend(
     at most `window`, or in a tree its ancestors and itself of the last m.
     """
     count, length = q.shape[0], keys.shape[1]
-    if window is not None and length - count > window:
-        behind = length - count - window
+    if window is not None and length - count >= window:
+        behind = length - count - window + 1  # the oldest key that the first query sees
         keys, values, length = keys[:, behind:], values[:, behind:], length - behind
     if count > MANY and tree is None:
         dense = q.swapaxes(0, 1)[None], keys[None], values[None]

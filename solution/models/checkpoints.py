@@ -57,7 +57,7 @@ def _read_folder(folder: Path) -> Checkpoint:
     for file in _safetensors(folder):
         check_safetensors(file)
         stored |= mx.load(str(file))
-    tensors = _fused_experts(_dense(stored, folder, settings), config)
+    tensors = _fused_experts(_dense(stored, folder, settings), config, folder)
     return _checked(Checkpoint(folder, settings, config, tensors, config.rope.interleaved))
 
 
@@ -74,22 +74,25 @@ def _safetensors(folder: Path) -> list[Path]:
     return files
 
 
-def _fused_experts(tensors: dict[str, mx.array], config: DecoderConfig) -> dict[str, mx.array]:
+def _fused_experts(tensors: dict[str, mx.array], config: DecoderConfig, path: Path) -> dict[str, mx.array]:
     """Experts as the stacks that newer transformers keep: gate and up (E, 2F, D), down (E, D, F)."""
+    count, inside = config.n_experts, (config.expert_inner, config.width)
+
+    def taken(name: str, *shape: int) -> mx.array:
+        _check(tensors, name, shape, path)
+        return tensors.pop(name)
+
     for layer in config.sparse:
         mlp = f"model.layers.{layer}.mlp"
+        shapes = {"gate": inside, "up": inside, "down": inside[::-1]}
         if f"{mlp}.switch_mlp.gate_proj.weight" in tensors:  # as mlx-lm converts
-            names = [f"{mlp}.switch_mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
-            gate, up, down = (tensors.pop(name, mx.zeros((0, 0, 0))) for name in names)
+            gate, up, down = (
+                taken(f"{mlp}.switch_mlp.{name}_proj.weight", count, *shape) for name, shape in shapes.items()
+            )
         elif f"{mlp}.experts.0.gate_proj.weight" in tensors:
             gate, up, down = (
-                mx.stack(
-                    [
-                        tensors.pop(f"{mlp}.experts.{e}.{name}_proj.weight", mx.zeros((0, 0)))
-                        for e in range(config.n_experts)
-                    ]
-                )
-                for name in ("gate", "up", "down")
+                mx.stack([taken(f"{mlp}.experts.{e}.{name}_proj.weight", *shape) for e in range(count)])
+                for name, shape in shapes.items()
             )
         else:
             continue
@@ -134,7 +137,7 @@ def _read_gguf(file: Path) -> Checkpoint:
     dense = _dense(stored, file, {"quantization": GGUF_QUANTIZATION})
     named = {_name(name): tensor for name, tensor in dense.items()}
     interleaved = metadata["general.architecture"] in INTERLEAVED
-    return _checked(Checkpoint(file, settings, config, _fused_experts(named, config), interleaved))
+    return _checked(Checkpoint(file, settings, config, _fused_experts(named, config, file), interleaved))
 
 
 def _name(name: str) -> str:
@@ -189,11 +192,7 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
     config, found = checkpoint.config, checkpoint.tensors
     shapes = dict(expected_shapes(config))
     for name, shape in shapes.items():
-        if name not in found:
-            raise InvalidArgument(f"{checkpoint.path}: {name}: expected shape {shape}, got no such tensor")
-        if found[name].shape != shape:
-            got = found[name].shape
-            raise InvalidArgument(f"{checkpoint.path}: {name}: expected shape {shape}, got {got}")
+        _check(found, name, shape, checkpoint.path)
     for name in found:
         is_tied_head = name == "lm_head.weight" and config.tied
         if name not in shapes and not is_tied_head and not IGNORED.fullmatch(name):
@@ -201,6 +200,12 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
                 f"{checkpoint.path}: {name}: expected no such tensor, got {found[name].shape}"
             )
     return checkpoint
+
+
+def _check(tensors: Mapping[str, mx.array], name: str, shape: tuple[int, ...], path: Path) -> None:
+    got = tensors[name].shape if name in tensors else "no such tensor"
+    if got != shape:
+        raise InvalidArgument(f"{path}: {name}: expected shape {shape}, got {got}")
 
 
 def expected_shapes(config: DecoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -35,8 +35,7 @@ def draw(logits: np.ndarray, sampling: Sampling, uniform: float) -> int:
         return int(logits.argmax())
     ids, weights = candidates(logits, sampling)
     sums = np.cumsum(weights)
-    place = int(np.searchsorted(sums, uniform * sums[-1], side="right"))
-    return int(ids[min(place, len(ids) - 1)])  # the product may round up to the total
+    return int(ids[np.searchsorted(sums, uniform * sums[-1], side="right")])
 
 
 def candidates(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:

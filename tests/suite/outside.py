@@ -6,9 +6,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from runtime import blas
+
 
 def outside(module: str) -> ModuleType:
     """A module of a library that only these tests need. Imported late, because some take seconds."""
+    blas.preload()  # before MLX is imported, by whatever it is
     try:
         return importlib.import_module(module)
     except ImportError as error:

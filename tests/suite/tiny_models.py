@@ -5,7 +5,7 @@ import numpy as np
 from grading.tolerance import allowance
 from tests.suite.outside import outside
 
-VOCAB = 37
+VOCAB, HEAD_DIM = 37, 8
 SHAPE = {
     "vocab_size": VOCAB,
     "hidden_size": 24,
@@ -13,7 +13,7 @@ SHAPE = {
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
-    "head_dim": 8,
+    "head_dim": HEAD_DIM,
     "max_position_embeddings": 256,
     "rms_norm_eps": 1e-5,
     "bos_token_id": None,
