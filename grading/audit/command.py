@@ -2,13 +2,13 @@
 
 import os
 import platform
-import time
 from datetime import date
 from typing import TYPE_CHECKING
 
 from grading.audit import page, witnesses
 from grading.audit.card import Card, card, sightings
 from grading.audit.jobs import Job, jobs
+from grading.audit.journal import Journal
 from grading.audit.run import run_all
 
 if TYPE_CHECKING:
@@ -22,17 +22,16 @@ def audit(topics: list[str], seeds: int, console: "Console") -> list[Card]:
     """The cards of these topics. Witnesses and docs/audit.md are written as each topic ends."""
     cards = []
     for topic in topics:
-        begun = time.monotonic()
-        wanted = list(jobs(topic, seeds))
+        wanted, journal, cores = list(jobs(topic, seeds)), Journal(topic), os.cpu_count() or 1
         with Bar(console, topic) as bar:
             found = run_all(wanted, bar)
         witnesses.write(topic, witnesses.choose(sightings(found)))
         cards.append(card(topic, found))
         run = {
             "date": date.today().isoformat(),
-            "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+            "machine": f"{cores} cores, {platform.system()} {platform.machine()}",
             "options": "" if seeds == SEEDS else f" --seeds {seeds}",
-            "minutes": round((time.monotonic() - begun) / 60, 1),
+            "minutes": round(sum(map(journal.seconds, wanted)) / cores / 60, 1),
         }
         page.record(cards[-1].to_json(), run)
     return cards

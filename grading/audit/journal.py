@@ -39,12 +39,19 @@ class Journal:
 
     def read(self, job: Job) -> Any:
         """What the job found; None if it has not ended yet."""
-        path = self._path(job)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return self._entry(job).get("found")
 
-    def write(self, job: Job, found: Any) -> None:
+    def seconds(self, job: Job) -> float:
+        """What the job took, in this audit or in one that it goes on with."""
+        return float(self._entry(job).get("seconds", 0))
+
+    def write(self, job: Job, found: Any, seconds: float) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path(job), json.dumps(found))
+        write_whole(self._path(job), json.dumps({"found": found, "seconds": seconds}))
+
+    def _entry(self, job: Job) -> dict[str, Any]:
+        path = self._path(job)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def _path(self, job: Job) -> Path:
         return self._folder / f"{hashlib.sha256(job.name.encode()).hexdigest()[:24]}.json"

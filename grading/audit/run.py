@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Any, Protocol
@@ -41,12 +42,12 @@ def run_all(
         processes or os.cpu_count(), mp_context=context, initializer=_begin, max_tasks_per_child=25
     )
     try:
-        waiting = {pool.submit(run, job): job for job in left}
+        waiting = {pool.submit(_timed, run, job): job for job in left}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 job = waiting.pop(future)
-                found[job] = future.result()
-                journals[job.topic].write(job, found[job])
+                found[job], seconds = future.result()
+                journals[job.topic].write(job, found[job], seconds)
                 progress.done(job)
     except BaseException:  # Ctrl-C too: nothing stays behind
         for process in multiprocessing.active_children():
@@ -55,6 +56,12 @@ def run_all(
     finally:
         pool.shutdown(cancel_futures=True)
     return found
+
+
+def _timed(run: Callable[[Job], Any], job: Job) -> tuple[Any, float]:
+    """In a worker: what the job found, and the seconds it took."""
+    begun = time.monotonic()
+    return run(job), time.monotonic() - begun
 
 
 def _begin() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from grading.audit import card, page, run, witnesses
 from grading.audit.jobs import Job
+from grading.audit.journal import Journal
 from grading.audit.witnesses import Sighting
 
 JOBS = [Job("right", "paged_attention", (number,), 1.0) for number in range(6)]
@@ -47,6 +48,7 @@ def test_an_interrupted_audit_goes_on_where_it_stopped():
     found = run.run_all(JOBS, second, run=found_by, processes=2)
     assert second.resumed == 2 and not set(second.ended) & set(first.ended)
     assert found == {job: found_by(job) for job in JOBS}
+    assert all(Journal(job.topic).seconds(job) > 0 for job in JOBS), "those of the first are counted, too"
     assert run.run_all(JOBS, Progress(), run=fails) == found, "all was kept"
 
 
