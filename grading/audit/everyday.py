@@ -49,8 +49,9 @@ def prove(topic: str) -> Proof:
     _ask(proof, topic, (each for each in own if unproved(each.name)))
     refusals = frozenset(r.id for r in requirements(topic) if "refused" in r.title)
     of_checks = [each for each in edits if each.name in checks]
-    for only in (refusals, None):
-        _ask(proof, topic, (replace(each, only=only) for each in of_checks if unproved(each.name)))
+    about_errors = [replace(each, only=refusals) for each in of_checks]
+    _ask(proof, topic, (each for each in about_errors if unproved(each.name)))
+    _ask(proof, topic, (each for each in of_checks if unproved(each.name)), first_failure=True)
     _ask(proof, topic, map(cheat, CHEATS))
     idle = set(proof.tests) - {
         verdict.result.node for seen in proof.seen.values() for verdict in seen if verdict.failed
@@ -64,8 +65,8 @@ def named(failures: Iterable[Verdict], bug: Bug) -> bool:
     return any(bug.title in verdict.result.diagnosis for verdict in failures)
 
 
-def _ask(proof: Proof, topic: str, candidates: Iterable[Candidate]) -> None:
+def _ask(proof: Proof, topic: str, candidates: Iterable[Candidate], *, first_failure: bool = False) -> None:
     wanted = list(candidates)
     if wanted:
-        for defect, found in verdicts(wanted, topic).items():
+        for defect, found in verdicts(wanted, topic, first_failure=first_failure).items():
             proof.seen.setdefault(defect, []).extend(found)

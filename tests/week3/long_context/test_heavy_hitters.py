@@ -172,6 +172,7 @@ def test_what_went_takes_no_memory(impl, memory_growth):
     step = [normal(np.random.default_rng(1), (budget, KV_HEADS, wide)) for _ in range(3)]
     cache = impl.HeavyHitterCache(budget, 8, KV_HEADS, wide)
     cache.step(*step)  # what the first call sets up is not the cache's
+    assert_equal(cache.length(), budget, "length()")
     with memory_growth() as growth:
         for _ in range(times):
             cache.step(*step)

@@ -249,14 +249,18 @@ def test_what_is_held_is_a_part_of_full_precision(impl, memory_growth, bits, gro
         held.attend(queries)  # until then a lazy framework may hold what it was told
         return held
 
-    filled(-(-160 // m))  # what the first codes set up is not the cache's
+    def check(held, appends):
+        assert_equal(held.nbytes(), bytes_of(cache, appends * m, KV_HEADS * wide), "nbytes()")
+
+    some = -(-160 // m)
+    check(filled(some), some)  # what the first codes set up is not the cache's
     with memory_growth() as growth:
         actual = filled(times)
     limit = times * (keys.nbytes + values.nbytes) * share
     assert growth.held < limit, (
         f"expected less than {limit:.0f} bytes more after {times * m} tokens, got {growth.held}"
     )
-    assert_equal(actual.nbytes(), bytes_of(cache, times * m, KV_HEADS * wide), "nbytes()")
+    check(actual, times)
 
 
 @requirement("LC-74")
