@@ -36,10 +36,10 @@ class Cache(Protocol):
     def begin(self, count: int, tree: Tree | None) -> None:
         """`count` tokens are to come, behind one another or as a tree."""
 
-    def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, tree: Tree | None) -> mx.array:
+    def attend(self, layer: int, q: mx.array, kv: mx.array, tree: Tree | None) -> mx.array:
         """Keeps the keys and values of this pass and attends: (count, heads, head_dim).
 
-        q: (count, heads, head_dim), scaled; k, v: (count, kv_heads, head_dim).
+        q: (count, heads, head_dim), scaled; kv: (count, 2 · kv_heads, head_dim), keys and then values.
         """
 
     def commit(self, path: Sequence[int]) -> None:
@@ -57,7 +57,7 @@ class Cache(Protocol):
 
 
 class Contiguous:
-    """One array a layer for keys, one for values, with spare room at the end.
+    """One array a layer for keys and values, with spare room at the end.
 
     MLX writes into an array in place while nothing else holds it, so a layer writes first and reads then, and
     all is evaluated before the next pass.
@@ -66,8 +66,8 @@ class Contiguous:
     rotates = False
 
     def __init__(self, config: DecoderConfig, dtype: str) -> None:
-        empty = mx.zeros((config.kv_heads, 0, config.head_dim), getattr(mx, dtype))
-        self._keys, self._values = [empty] * config.layers, [empty] * config.layers
+        empty = mx.zeros((2 * config.kv_heads, 0, config.head_dim), getattr(mx, dtype))
+        self._layers, self._kv_heads = [empty] * config.layers, config.kv_heads
         self._window, self._length, self._end = config.window, 0, 0
 
     def length(self) -> int:
@@ -75,25 +75,25 @@ class Contiguous:
 
     def begin(self, count: int, tree: Tree | None) -> None:
         self._end = self._length + count
-        room = self._keys[0].shape[1]
+        room = self._layers[0].shape[1]
         if self._end > room:
             more = max(SPARE, self._end // 4) + self._end - room
-            self._keys = [_longer(x, more) for x in self._keys]
-            self._values = [_longer(x, more) for x in self._values]
-            mx.eval(self._keys, self._values)
+            self._layers = [_longer(x, more) for x in self._layers]
+            mx.eval(self._layers)
 
-    def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, tree: Tree | None) -> mx.array:
-        new, keys, values = slice(self._length, self._end), self._keys[layer], self._values[layer]
-        keys[:, new], values[:, new] = k.swapaxes(0, 1), v.swapaxes(0, 1)
-        return attend(q, keys[:, : self._end], values[:, : self._end], window=self._window, tree=tree)
+    def attend(self, layer: int, q: mx.array, kv: mx.array, tree: Tree | None) -> mx.array:
+        held = self._layers[layer]
+        held[:, self._length : self._end] = kv.swapaxes(0, 1)
+        keys, values = held[: self._kv_heads, : self._end], held[self._kv_heads :, : self._end]
+        return attend(q, keys, values, window=self._window, tree=tree)
 
     def commit(self, path: Sequence[int]) -> None:
         end = self._length + len(path)
         if list(path) != list(range(len(path))):
             nodes = mx.array([self._length + node for node in path])
-            for each in (*self._keys, *self._values):
+            for each in self._layers:
                 each[:, self._length : end] = each[:, nodes]
-            mx.eval(self._keys, self._values)
+            mx.eval(self._layers)
         self._length = self._end = end
 
     def abort(self) -> None:
@@ -164,7 +164,8 @@ class Paged:
             self._pool.reserve([0], [count])
             self._is_reserved = True
 
-    def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, tree: Tree | None) -> mx.array:
+    def attend(self, layer: int, q: mx.array, kv: mx.array, tree: Tree | None) -> mx.array:
+        k, v = mx.split(kv, 2, axis=1)
         if tree is not None and not tree.is_chain:
             return self._beside.attend(q, k, v, self._pool.gather(0, layer=layer), tree)
         self._pool.write(layer, k, v)
@@ -224,7 +225,8 @@ class Codes:
     def begin(self, count: int, tree: Tree | None) -> None:
         pass
 
-    def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, tree: Tree | None) -> mx.array:
+    def attend(self, layer: int, q: mx.array, kv: mx.array, tree: Tree | None) -> mx.array:
+        k, v = mx.split(kv, 2, axis=1)
         if tree is not None:  # also a chain: what is appended here is coded
             return self._beside.attend(q, k, v, self._layers[layer].gather(), tree)
         self._layers[layer].append(k, v)
@@ -279,8 +281,8 @@ class Rolling:
         if tree is not None and not tree.is_chain:
             raise NotSupported("parents: expected a chain in a rolling cache, got a tree")
 
-    def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, tree: Tree | None) -> mx.array:
-        self._layers[layer].append(k, v)
+    def attend(self, layer: int, q: mx.array, kv: mx.array, tree: Tree | None) -> mx.array:
+        self._layers[layer].append(*mx.split(kv, 2, axis=1))
         return self._layers[layer].attend(q, scale=1.0)
 
     def commit(self, path: Sequence[int]) -> None:

@@ -55,7 +55,7 @@ def run(
 
 
 def _turns(network: Network, pieces: Sequence[Piece]) -> mx.array:
-    """(tokens, 1, head_dim/2)"""
+    """(tokens, heads of queries, keys and values, head_dim/2); values do not turn."""
     parts = []
     for piece in pieces:
         before = piece.cache.length()
@@ -63,26 +63,26 @@ def _turns(network: Network, pieces: Sequence[Piece]) -> mx.array:
         if piece.tree is not None:
             positions = [before + depth for depth in piece.tree.depths]
         parts.append(network.rotation.at(positions, max(positions) + 1))
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+    turns = parts[0] if len(parts) == 1 else mx.concatenate(parts)  # (tokens, 1, head_dim/2)
+    config, (tokens, _, pairs) = network.config, turns.shape
+    asking = mx.broadcast_to(turns, (tokens, config.heads + config.kv_heads, pairs))
+    return mx.concatenate([asking, mx.ones((tokens, config.kv_heads, pairs), turns.dtype)], axis=1)
 
 
 def _attend(
     config: DecoderConfig, index: int, layer: Layer, x: mx.array, turns: mx.array, pieces: Sequence[Piece]
 ) -> mx.array:
-    tokens, asking = x.shape[0], config.heads + config.kv_heads
     qkv = mx.fast.rms_norm(x, None, config.eps) @ layer.qkv
-    qkv = qkv.reshape(tokens, asking + config.kv_heads, config.head_dim)
-    qk, v = qkv[:, :asking], qkv[:, asking:]
+    qkv = qkv.reshape(x.shape[0], config.heads + 2 * config.kv_heads, config.head_dim)
     if layer.head_gain is not None:
-        qk = mx.fast.rms_norm(qk, None, config.eps) * layer.head_gain
-    if any(not piece.cache.rotates for piece in pieces):
-        rotated = turned(qk, turns)
-    out = []
+        qk, v = mx.split(qkv, [config.heads + config.kv_heads], axis=1)
+        qkv = mx.concatenate([mx.fast.rms_norm(qk, None, config.eps) * layer.head_gain, v], axis=1)
+    rotated, out = turned(qkv, turns), []
     for piece in pieces:
-        part = slice(piece.first, piece.end)
-        both = (qk if piece.cache.rotates else rotated)[part]
-        q, k = both[:, : config.heads], both[:, config.heads :]
-        out.append(piece.cache.attend(index, q, k, v[part], piece.tree))
+        rows = qkv if piece.cache.rotates else rotated
+        if len(pieces) > 1:
+            rows = rows[piece.first : piece.end]
+        out.append(piece.cache.attend(index, rows[:, : config.heads], rows[:, config.heads :], piece.tree))
     mixed = out[0] if len(out) == 1 else mx.concatenate(out)
     return mx.addmm(x, mixed.flatten(1), layer.out)
 
