@@ -7,10 +7,11 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -19,10 +20,14 @@ import typer
 from runtime import downloads
 
 if TYPE_CHECKING:
+    from solution.models import Decoder
     from solution.models.streaming import Told
+    from spec.model import Model
+    from spec.speculative_decoding import Drafter, Sampling
 
 FAILED, USAGE, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
 DEFAULT_MODEL = "smollm2-135m-instruct"
+GAMMA = 5  # tokens that are drafted at most: docs/benchmarks.md
 SINKS = 4  # first tokens that a rolling cache keeps, without which text falls apart: StreamingLLM, section 3
 # Characters that would steer a terminal.
 STEERING = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
@@ -117,6 +122,12 @@ def generate_text(
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")
     ] = None,
     cache: Annotated[CacheKind, typer.Option(help="How keys and values are kept.")] = CacheKind.contiguous,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHO", help="Drafts tokens: ngram, skip, or another model with the same tokens."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Random by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end, no stream.")] = False,
 ) -> None:
@@ -144,12 +155,17 @@ def generate_text(
         if not ids:
             _end("prompt: expected at least one token, got an empty text", USAGE)
         options = {"sinks": SINKS} if cache is CacheKind.rolling else {}
-        context = load(path).start(cache=cache, **options)
+        decoder = load(path)
+        context = decoder.start(cache=cache, **options)
         limit = min(max_tokens, context.max_length - len(ids) + 1)
-        sampling = Sampling(temperature, top_p=top_p)
-        tokens = go_on(
-            context, ids, max_tokens=max_tokens, sampling=sampling, stop_ids=tokenizer.eos_ids, seed=seed
-        )
+        if draft is None:
+            sampling = Sampling(temperature, top_p=top_p)
+            ends = tokenizer.eos_ids
+            tokens = go_on(context, ids, max_tokens=max_tokens, sampling=sampling, stop_ids=ends, seed=seed)
+        else:
+            tokens = _drafted(
+                draft, decoder, context, ids, max_tokens, temperature, top_p, tokenizer.eos_ids, seed
+            )
         told = tell(tokens, tokenizer, stop or [], limit, _nothing if as_json else _say)
     except SpecError as error:
         _end(str(error), USAGE)
@@ -163,6 +179,41 @@ def generate_text(
         print(flush=True)
         print(_sentence(len(ids), told), file=sys.stderr)
     raise typer.Exit(INTERRUPTED if told.finish == "interrupted" else 0)
+
+
+def _drafted(
+    draft: str,
+    decoder: "Decoder",
+    context: "Model",
+    ids: list[int],
+    max_tokens: int,
+    temperature: float,
+    top_p: float | None,
+    ends: Collection[int],
+    seed: int,
+) -> Iterator[int]:
+    """The tokens, up to one that ends the text, by speculative decoding."""
+    from solution.speculative_decoding.loop import Limits, stream
+    from spec.speculative_decoding import Sampling
+
+    sampling = Sampling(temperature, top_p=1.0 if top_p is None else top_p, eos_ids=tuple(ends))
+    limits = Limits(max_tokens, GAMMA, sampling, ())
+    drafter = _drafter(draft, decoder, sampling)
+    return takewhile(lambda id: id not in ends, stream(context, drafter, ids, limits=limits, seed=seed))
+
+
+def _drafter(draft: str, decoder: "Decoder", sampling: "Sampling") -> "Drafter":
+    from solution.models import load
+    from solution.speculative_decoding import drafters
+
+    if draft == "ngram":
+        return drafters.ngrams()
+    if draft == "skip":
+        return drafters.skipping(decoder, drafters.every_other(decoder.config.layers), sampling)
+    path = downloads.installed(draft)
+    if path is None:
+        _end(f"--draft: expected ngram, skip or a model that is here, got {draft}", USAGE)
+    return drafters.smaller(load(path), sampling, decoder.config.vocab_size)
 
 
 def _say(piece: str) -> None:

@@ -58,7 +58,7 @@ def start(config, weights, *, kept=None):
         truncate=truncate,
         rope_changes_after=rope_changes_after(config),
         accept=accept,
-        can_truncate=lambda length: 0 <= length <= len(context),
+        can_truncate=lambda length, appended=0: 0 <= length <= len(context) + appended,
         fresh=lambda: start(config, weights, kept=kept),
         together=together,
     )

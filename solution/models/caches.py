@@ -48,7 +48,8 @@ class Cache(Protocol):
     def abort(self) -> None:
         """Forgets the pass."""
 
-    def can_truncate(self, length: int) -> bool: ...
+    def can_truncate(self, length: int, appended: int) -> bool:
+        """Whether `truncate(length)` is possible, or will be once a pass has appended so many tokens."""
 
     def truncate(self, length: int) -> None: ...
 
@@ -99,8 +100,8 @@ class Contiguous:
     def abort(self) -> None:
         self._end = self._length
 
-    def can_truncate(self, length: int) -> bool:
-        return 0 <= length <= self._length
+    def can_truncate(self, length: int, appended: int) -> bool:
+        return 0 <= length <= self._length + appended
 
     def truncate(self, length: int) -> None:
         self._length = self._end = length
@@ -190,11 +191,16 @@ class Paged:
             self._is_reserved = False
         self._beside.forget()
 
-    def can_truncate(self, length: int) -> bool:
-        if self._window is None or length == self.length():
-            return 0 <= length <= self.length()
+    def can_truncate(self, length: int, appended: int) -> bool:
+        end = self.length() + appended
+        if self._window is None or length == end:
+            return 0 <= length <= end
+        given_up = self._pool.block_table(0).count(None)
+        if appended:
+            given_up = max(given_up, max(0, end - self._window) // BLOCK)
         oldest = max(0, length - self._window + 1)  # that the next token sees
-        return length >= 0 and None not in self._pool.block_table(0)[oldest // BLOCK : -(-length // BLOCK)]
+        blocks = range(oldest // BLOCK, -(-length // BLOCK))
+        return 0 <= length < end and (not blocks or blocks.start >= given_up)
 
     def truncate(self, length: int) -> None:
         self._pool.truncate(0, length)
@@ -241,8 +247,8 @@ class Codes:
         self._beside.forget()
         self.truncate(self._length)
 
-    def can_truncate(self, length: int) -> bool:
-        return 0 <= length <= self._length
+    def can_truncate(self, length: int, appended: int) -> bool:
+        return 0 <= length <= self._length + appended
 
     def truncate(self, length: int) -> None:
         for layer, cache in enumerate(self._layers):
@@ -286,17 +292,24 @@ class Rolling:
         return self._layers[layer].attend(q, scale=1.0)
 
     def commit(self, path: Sequence[int]) -> None:
-        self._oldest = max(self._oldest, self._length - self._window + 1)
+        self._oldest = self._oldest_after_a_pass()
         self.truncate(self._length + len(path))
+
+    def _oldest_after_a_pass(self) -> int:
+        """What its first token saw is kept."""
+        return max(self._oldest, self._length - self._window + 1)
 
     def abort(self) -> None:
         self.truncate(self._length)
 
-    def can_truncate(self, length: int) -> bool:
-        if length == self._length:
+    def can_truncate(self, length: int, appended: int) -> bool:
+        end, oldest = self._length + appended, self._oldest
+        if length == end:
             return True
+        if appended:
+            oldest = self._oldest_after_a_pass()
         first = max(self._sinks, length - self._window + 1)  # not a sink, and seen by the next token
-        return 0 <= length < self._length and first >= min(self._oldest, length)
+        return 0 <= length < end and first >= min(oldest, length)
 
     def truncate(self, length: int) -> None:
         for cache in self._layers:

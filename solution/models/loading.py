@@ -1,8 +1,10 @@
 """From files to a model."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import mlx.core as mx
@@ -51,6 +53,16 @@ class Decoder:
         expect(limit >= 1, "max_length", "at least 1", limit)
         empty_cache = partial(make, cache, self.config, limit, window, sinks, self.dtype)
         return Context(self.network, empty_cache, limit).as_model()
+
+    def only(self, layers: Sequence[int]) -> "Decoder":
+        """The same weights without the other layers: a worse model, and a quicker one."""
+        known = range(self.config.layers)
+        ascending = all(a < b for a, b in pairwise(layers)) and bool(layers)
+        expect(ascending and set(layers) <= set(known), "layers", f"ascending, of 0 to {known[-1]}", layers)
+        config = replace(self.config, layers=len(layers))
+        weights = self.network.weights
+        weights = replace(weights, layers=tuple(weights.layers[index] for index in layers))
+        return replace(self, config=config, network=replace(self.network, config=config, weights=weights))
 
 
 def load(path: str | Path, *, dtype: str | None = None) -> Decoder:

@@ -59,8 +59,9 @@ class Context:
             raise CannotTruncate(f"length: expected one whose keys are still there, got {length}")
         self.cache.truncate(length)
 
-    def can_truncate(self, length: int) -> bool:
-        return self.cache.can_truncate(length)
+    def can_truncate(self, length: int, appended: int = 0) -> bool:
+        expect(appended >= 0, "appended", "at least 0", appended)
+        return self.cache.can_truncate(length, appended)
 
     def accept(self, path: Seq[int]) -> None:
         expect(self._tree is not None, "accept", "a call of forward with parents before", "none")

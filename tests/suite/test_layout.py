@@ -18,6 +18,7 @@ LONGER = {  # and why
     "solution/paged_attention/cache.py": (640, "one class, whose methods share one state"),
     "tests/alternatives/long_context.py": (980, "right code that nobody imports, in sections"),
     "tests/alternatives/moe.py": (680, "right code that nobody imports, in sections"),
+    "tests/alternatives/speculative_decoding.py": (660, "right code that nobody imports, in sections"),
     "tests/alternatives/paged_attention.py": (780, "right code that nobody imports, in sections"),
     "tests/week3/long_context/bugs_blockwise.diff": (560, "a list"),
     "tests/week3/moe/bugs_layer.diff": (540, "a list"),

@@ -133,3 +133,25 @@ def test_a_context_answers_as_if_its_tokens_had_been_said_at_once(torch, tmp_pat
         rows = [side[0].together(side, more) for side in sides]
         for each, *found in zip(contexts, *rows, strict=True):
             each.compare(*found)
+
+
+@pytest.mark.parametrize("cache", [*CACHES, "paged with a window"])
+def test_what_a_pass_leaves_to_be_taken_back_is_known_before_it(torch, tmp_path, cache):
+    """Lengths on both sides of a block and of a window; a first context that has lost nothing yet and one
+    that was taken back after it had."""
+    name, options = "Llama", CACHES.get(cache, [None])[0]
+    if options is None:  # its blocks hold 32 tokens
+        name, options = "Mistral", {"cache": "paged", "max_length": 256}
+    _, _, folder = saved(torch, name, tmp_path, max_position_embeddings=256)
+    model, rng = (
+        load(folder, dtype="float32").start(**{**options, "max_length": 256}),
+        np.random.default_rng(4),
+    )
+    for count in [1, 5, 1, 3, 20, 2, 6, 1, 31, 1, 40, 7]:
+        lengths = range(-1, model.length() + count + 2)
+        before = [model.can_truncate(length, count) for length in lengths]
+        model.forward(rng.integers(0, VOCAB, count))
+        assert before == [model.can_truncate(length) for length in lengths], f"{count} tokens more"
+        back = model.length() - count // 2
+        if model.can_truncate(back):
+            model.truncate(back)

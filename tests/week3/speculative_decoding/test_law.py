@@ -1,0 +1,102 @@
+"""`generate_many`: whole generations have the distribution of plain sampling."""
+
+import numpy as np
+from scipy.stats import binomtest, chi2, ncx2
+
+from grading.marks import requirement
+from spec.speculative_decoding import Draft, Drafter, Sampling
+from tests.week3.speculative_decoding.cases import f32
+from tests.week3.speculative_decoding.cases_toys import Toy
+
+RUNS = 800
+FALSE_ALARM = 1e-9
+TARGET = np.log(f32([0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.3, 0.25, 0.45]))
+DRAFT = f32([0.3, 0.3, 0.4], [0.6, 0.2, 0.2], [0.25, 0.5, 0.25])
+FIRST = 0  # the prompt
+SEED = 4711  # a fixed one: right code of another generator is accused once in 10⁹ generators
+
+
+def drawing(prompt, outputs, gamma, uniforms):
+    """Draws from the rows of DRAFT, with the uniforms that it is given."""
+    last, tokens, rows = [*prompt, *outputs][-1], [], []
+    for u in uniforms[:gamma]:
+        rows.append(DRAFT[last])
+        last = min(int(np.sum(np.cumsum(DRAFT[last]) <= u)), 2)
+        tokens.append(last)
+    return Draft(tokens, np.array(rows, np.float32).reshape(-1, 3))
+
+
+def law_of_two(ends=None):
+    """The law of two tokens after FIRST. After a token of `ends` comes nothing, written as the token 0."""
+    p = np.exp(TARGET.astype(np.float64))
+    law = p[FIRST][:, None] * p
+    if ends is not None:
+        law[ends] = np.sum(law[ends]) * (np.arange(3) == 0)
+    return law / law.sum()
+
+
+def counted(generations):
+    counts = np.zeros((3, 3))
+    for each in generations:
+        counts[tuple([*each.tokens, 0][:2])] += 1
+    return counts
+
+
+def assert_fits(counts, law, what):
+    """A test of fit that finds a law of which the first token is off by 0.12."""
+    keep = law.reshape(-1) * RUNS >= 1e-9
+    expected, found = law.reshape(-1)[keep] * RUNS, counts.reshape(-1)[keep]
+    assert counts.sum() == found.sum(), f"{what}: outputs that cannot be: {counts.tolist()}"
+    assert expected.min() >= 10, "the design of this test: at least 10 expected in each cell"
+    limit = chi2.isf(FALSE_ALARM, len(expected) - 1)
+    shift = 0.12**2 / 0.5 + 0.12**2 / 0.3  # 0.12 from token 0 to token 1
+    assert ncx2.sf(limit, len(expected) - 1, RUNS * shift) > 0.5, "the design of this test"
+    distance = ((found - expected) ** 2 / expected).sum()
+    shares = np.round(law.sum(1), 3).tolist(), np.round(counts.sum(1) / RUNS, 3).tolist()
+    assert distance <= limit, (
+        f"{what}: expected first tokens {shares[0]}, got {shares[1]}; "
+        f"distance {distance:.0f}, at most {limit:.0f}"
+    )
+
+
+def outputs(impl, sampling, seed):
+    toy = Toy(table=TARGET, vocab=3)
+    limits = {"runs": RUNS, "max_tokens": 2, "gamma": 2, "sampling": sampling, "seed": seed}
+    return counted(impl.generate_many(toy.model, Drafter(drawing), [[FIRST]], **limits))
+
+
+@requirement("SD-45")
+def test_generations_have_the_law_of_the_target(impl):
+    counts = outputs(impl, Sampling(), SEED)
+    assert_fits(counts, law_of_two(), "tokens")
+
+
+@requirement("SD-45")
+def test_a_drawn_end_token_is_verified_as_any_other(impl):
+    counts = outputs(impl, Sampling(eos_ids=(2,)), SEED)
+    assert_fits(counts, law_of_two(ends=2), "tokens up to the end")
+
+
+@requirement("SD-45")
+def test_a_drawn_token_is_accepted_as_often_as_p_and_q_agree(impl):
+    """In the first step: 0.8, where tokens taken for certain ones would be kept in 0.32."""
+    toy, runs = Toy(table=TARGET, vocab=3), 200
+    limits = {"runs": runs, "max_tokens": 2, "gamma": 1, "sampling": Sampling(), "seed": SEED}
+    found = impl.generate_many(toy.model, Drafter(drawing), [[FIRST]], **limits)
+    drafted = [each for each in found if each.proposed[0] == 1]
+    assert drafted, "proposed: expected a draft in the first step, or another place for this test"
+    accepted = sum(each.accepted[0] for each in drafted)
+    assert binomtest(accepted, len(drafted), 0.8).pvalue >= FALSE_ALARM, (
+        f"accepted: expected 80 % in the first step, got {accepted} of {len(drafted)}"
+    )
+
+
+@requirement("SD-45")
+def test_steps_share_no_uniforms(impl):
+    """Plain sampling from equal probabilities: a uniform used twice gives the same token twice."""
+    toy, runs = Toy(rows=[0.0, 0.0, 0.0], vocab=3), 300
+    limits = {"runs": runs, "max_tokens": 2, "gamma": 2, "sampling": Sampling(), "seed": SEED}
+    counts = counted(impl.generate_many(toy.model, None, [[FIRST]], **limits))
+    distance = ((counts - runs / 9) ** 2 / (runs / 9)).sum()
+    limit = chi2.isf(FALSE_ALARM, 8)
+    assert distance <= limit, f"pairs of tokens: expected {runs / 9:.0f} of each, got {counts.tolist()}"
