@@ -19,7 +19,7 @@ class Pace:
     def __init__(self, most: int) -> None:
         self.most = most
         self.costs: dict[int, float] = {}  # seconds of a step by drafted tokens
-        self.tried = self.right = 1.0  # verdicts, as if one had been good
+        self.tried, self.right = 1.0, 0.5  # verdicts, as if half of one had been good
         self.idle, self.pause = 0, FIRST_PAUSE
 
     def gamma(self) -> int:
