@@ -90,7 +90,7 @@ class Run:
 
     def can_take_back(self, count, drafted):
         asked = self.target.can_truncate
-        return asked is None or asked(count, drafted)
+        return asked is None or asked(count, count - self.target.length() + drafted)
 
     def forward(self, lacking, draft):
         """(n + 1, V): what follows the context, then each drafted token."""

@@ -367,7 +367,7 @@ class ModelDrafter:
         )
         ask = self.model.can_truncate
         if len(held) > shared:
-            if ask is not None and not ask(shared, len(held) - shared):
+            if ask is not None and not ask(shared):
                 shared = 0
             self.model.truncate(shared)
         self.fed = text  # before the call, which may fail halfway
@@ -477,7 +477,7 @@ class Run:
         can_truncate = self.target.can_truncate
         if most > 0 and can_truncate is not None:
             known = len(self.prompt) + len(self.output)
-            most = most if can_truncate(known, most) else 0
+            most = most if can_truncate(known, known - self.target.length() + most) else 0
         self.tokens, self.probs, self.parents, self.replacement = [], None, None, False
         if self.pace is not None:
             self.pace.begin(most)

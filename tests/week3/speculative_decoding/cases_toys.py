@@ -87,13 +87,14 @@ class Toy:
         self.nothing_open("truncate")
         if not 0 <= length <= len(self.context):
             self.wrongs.append(f"truncate({length}) of {len(self.context)} tokens")
-        if not self.can_truncate(length, len(self.context) - length):
+        if not self.can_truncate(length):
             self.wrongs.append(f"truncate({length}): the window has overwritten what this needs")
             raise CannotTruncate(f"length: expected what the window holds, got {length}")
         del self.context[length:]
 
-    def can_truncate(self, length, appended):
-        return self.window is None or appended == 0 or length + appended <= self.window
+    def can_truncate(self, length, appended=0):
+        most = len(self.context) + appended
+        return self.window is None or length == most or most <= self.window
 
     def accept(self, path):
         if self.open is None:
