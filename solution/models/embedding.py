@@ -182,10 +182,9 @@ class Network:
 
     def means(self, x: mx.array, batch: Padded) -> mx.array:
         """(texts, D), of length 1 each, of (tokens, D)"""
-        counts = batch.seen.sum(axis=1, keepdims=True)
-        weights = mx.array((batch.seen / counts).astype(np.float32))[:, None]  # (texts, 1, longest)
-        means = (weights @ x.reshape(*batch.ids.shape, -1)).squeeze(1)
-        return means / mx.linalg.norm(means, axis=-1, keepdims=True)
+        seen = mx.array(batch.seen.astype(np.float32))[:, None]  # (texts, 1, longest)
+        sums = (seen @ x.reshape(*batch.ids.shape, -1)).squeeze(1)  # of length 1 they are what means are
+        return sums / mx.linalg.norm(sums, axis=-1, keepdims=True)
 
     def _attention(self, qkv: mx.array, batch: Padded) -> mx.array:
         """(tokens, D) of (tokens, 3D); each text sees itself alone."""
