@@ -5,12 +5,16 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, Protocol
 
 from grading.audit.jobs import Job, run
 from grading.audit.journal import Journal
 from grading.side_by_side import end_with_parent
+
+# Then a fresh one: what tests load and cache grows. `max_tasks_per_child` of ProcessPoolExecutor would do so,
+# and wait forever once all have ended at the same time (CPython issue 115634).
+JOBS_A_PROCESS = 25
 
 
 class Progress(Protocol):
@@ -36,26 +40,37 @@ def run_all(
     progress.begun(len(left), len(found), sum(job.seconds for job in left))
     if not left:
         return found
-    context = multiprocessing.get_context("spawn")
-    # A fresh process now and then: what tests load and cache grows.
-    pool = ProcessPoolExecutor(
-        processes or os.cpu_count(), mp_context=context, initializer=_begin, max_tasks_per_child=25
-    )
+    processes = processes or os.cpu_count() or 1
+
+    def ended(job: Job, result: Any, seconds: float) -> None:
+        found[job] = result
+        journals[job.topic].write(job, result, seconds)
+        progress.done(job)
+
+    at_once = processes * JOBS_A_PROCESS
+    for start in range(0, len(left), at_once):
+        _side_by_side(left[start : start + at_once], run, processes, ended)
+    return found
+
+
+def _side_by_side(
+    jobs: Iterable[Job],
+    run: Callable[[Job], Any],
+    processes: int,
+    ended: Callable[[Job, Any, float], None],
+) -> None:
+    """Runs these in fresh processes. ended: told of each, what it found, and the seconds it took."""
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     try:
-        waiting = {pool.submit(_timed, run, job): job for job in left}
-        while waiting:
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                job = waiting.pop(future)
-                found[job], seconds = future.result()
-                journals[job.topic].write(job, found[job], seconds)
-                progress.done(job)
+        running = {pool.submit(_timed, run, job): job for job in jobs}
+        for future in as_completed(running):
+            ended(running[future], *future.result())
     except BaseException:  # Ctrl-C too: nothing stays behind
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    return found
 
 
 def _timed(run: Callable[[Job], Any], job: Job) -> tuple[Any, float]:

@@ -1,6 +1,7 @@
 """The audit goes on where it was interrupted, and its page says what it found."""
 
 import multiprocessing
+import os
 
 import pytest
 
@@ -14,6 +15,10 @@ JOBS = [Job("right", "paged_attention", (number,), 1.0) for number in range(6)]
 
 def found_by(job):
     return {"number": job.what[0]}
+
+
+def process_of(job):
+    return os.getpid()
 
 
 def fails(job):
@@ -50,6 +55,13 @@ def test_an_interrupted_audit_goes_on_where_it_stopped():
     assert found == {job: found_by(job) for job in JOBS}
     assert all(Journal(job.topic).seconds(job) > 0 for job in JOBS), "those of the first are counted, too"
     assert run.run_all(JOBS, Progress(), run=fails) == found, "all was kept"
+
+
+def test_processes_are_replaced_and_the_audit_goes_on(monkeypatch):
+    monkeypatch.setattr(run, "JOBS_A_PROCESS", 1)
+    found = run.run_all(JOBS, Progress(), run=process_of, processes=2)
+    assert set(found) == set(JOBS)
+    assert len(set(found.values())) >= 3
 
 
 def test_a_job_that_fails_ends_the_audit_and_is_not_kept():
