@@ -22,7 +22,6 @@ LONGER = {  # and why
     "tests/alternatives/paged_attention.py": (780, "right code that nobody imports, in sections"),
     "tests/week3/long_context/bugs_blockwise.diff": (560, "a list"),
     "tests/week3/moe/bugs_layer.diff": (540, "a list"),
-    "tests/suite/test_boundary.py": (1160, "attacks and answers, one after another"),
     "tests/suite/test_attacks.py": (560, "attacks and what each must not reach, one after another"),
     "tests/suite/test_cli.py": (640, "commands, one after another"),
 }
