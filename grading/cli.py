@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from grading.report import Report
     from grading.requirements import Requirement
 
+MODEL_BENCH, BENCHED_MODEL = "model", "smollm2-135m-instruct"
 SOME_NOT_MET, USAGE, GRADER_FAILED = 1, 2, 3
 LEVELS = {
     "core": "First, a version that works:",
@@ -289,11 +290,14 @@ def bench(
     from grading.requirements import topics
     from runtime import blas, environment
 
-    files = {name: ROOT / "tests" / "week3" / f"bench_{name}.py" for name in topics()}
+    files = {name: ROOT / "tests" / "week3" / f"bench_{name}.py" for name in [*topics(), MODEL_BENCH]}
     benches = [name for name, file in files.items() if file.exists()]
     if not benches:
         raise UsageError("no benchmarks here: they measure the solution, which this clone does not have")
     chosen = [nearest("benchmark", name, benches) for name in topic or benches]
+    missing = _missing_model() if MODEL_BENCH in chosen else ""
+    if missing and topic:
+        raise UsageError(missing)
     must_be_writable(json_file)
     if quality and (topic != ["long_context"] or json_file):
         raise UsageError("--quality: expected week3 bench long_context --quality, and nothing else")
@@ -307,6 +311,9 @@ def bench(
     for line in environment.bench_device():
         console.print(line, style="dim", soft_wrap=True)
     measured = {}
+    if missing:
+        chosen.remove(MODEL_BENCH)
+        console.print(missing, style="yellow", soft_wrap=True)
     for name in chosen:
         rows = importlib.import_module(f"tests.week3.bench_{name}").report()
         _show_bench(name, rows, console)
@@ -443,6 +450,16 @@ def _bench_quality(console: "Console") -> None:
             raise UsageError(f"{needed} is not here: pip install -e '.[models,plots]'")
     kept = ROOT / ".benchmarks" / f"{quality.NAME}.json"
     quality.report(path, kept, ROOT / "docs", lambda line: console.print(line, soft_wrap=True, markup=False))
+
+
+def _missing_model() -> str:
+    """What to say where the model that a benchmark takes is not here."""
+    from runtime import downloads
+
+    here = downloads.installed(BENCHED_MODEL)
+    return (
+        "" if here else f"no benchmark model: {BENCHED_MODEL} is not here: week3 model fetch {BENCHED_MODEL}"
+    )
 
 
 def _show_bench(name: str, rows: Sequence[Any], console: "Console") -> None:

@@ -468,6 +468,22 @@ def test_bench_shows_every_contender_and_judges_the_bars(week3, monkeypatch, tmp
     assert json.loads((tmp_path / "bench.json").read_text())["paged_attention"][1]["ratio"] == 2.0
 
 
+def test_bench_of_a_model_needs_the_model(week3, monkeypatch, tmp_path):
+    """Asked for it is an error, and otherwise a remark."""
+    monkeypatch.setenv("WEEK3_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in topics():
+        module = ModuleType(f"tests.week3.bench_{name}")
+        module.report = lambda: [Row("other", 0.004, 1.0, "", True, "1 ms")]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    ran = week3("bench", "model")
+    assert ran.code == 2
+    assert "week3 model fetch smollm2-135m-instruct" in ran.err
+    ran = week3("bench")
+    assert ran.code == 0
+    assert "no benchmark model: smollm2-135m-instruct is not here" in ran.out
+
+
 @pytest.mark.parametrize("others", [[], ["moe"], ["long_context", "--json", "a.json"]])
 def test_bench_knows_the_quality_of_long_context_only(week3, others):
     ran = week3("bench", *others, "--quality")
