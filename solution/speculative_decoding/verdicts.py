@@ -84,12 +84,13 @@ def verdicts(
     weights = p[every, accepted]  # (R, V), a copy
     rejected = np.flatnonzero(accepted < lens)
     first = accepted[rejected]
-    if q is None:  # the certain token is taken out; what was rejected left something
-        weights[rejected, ids[rejected, first]] = 0
+    rest = weights[rejected]
+    if q is None:  # the certain token is taken out
+        rest[np.arange(len(rest)), ids[rejected, first]] = 0
     else:
-        rest = np.maximum(weights[rejected] - q[rejected, first], 0)
-        is_left = rest.any(axis=1)
-        weights[rejected[is_left]] = rest[is_left]
+        rest = np.maximum(rest - q[rejected, first], 0)
+    is_left = rest.any(axis=1)  # by rounding, nothing may be
+    weights[rejected[is_left]] = rest[is_left]
     return accepted, draw(weights, uniforms[every, lens])
 
 

@@ -22,6 +22,9 @@ P = np.float32([0.5, 0.3, 0.2])
 Q = np.float32([0.2, 0.2, 0.6])
 
 
+BELOW_1 = np.float32(1 - 2**-24)  # the largest uniform
+
+
 def f32(*rows):
     return np.array(rows, np.float32)
 
@@ -101,6 +104,17 @@ def chain(seed, gamma, vocabulary, chance, function):
         u = rng.random(gamma + 1, np.float32)
         if is_clear(lambda p, q, u, x=tokens: function(p, q, x, u), (), (p, q, u)):
             return p, q, tokens, u
+
+
+# The edges of a verdict on one drafted token: all that can be drawn is token 1, whatever u is, and rounding
+# took a little of its weight
+
+ALMOST = (0, 1 - 2**-23, 0)
+EDGES = {  # p and q of the drafted token 0, and whether it is accepted
+    "what the target forbids": (ALMOST, (1, 0, 0), 0),
+    "what neither can draw": (ALMOST, ALMOST, 0),
+    "what the drafter could not draw": ((0.125, 0.875, 0), (0, 1, 0), 1),
+}
 
 
 # Exact laws: uniforms in the middles of cells, whose borders are where decisions change

@@ -41,7 +41,7 @@ class Toy:
         self.model = Model(
             vocab,
             max_length,
-            self.forward,
+            self.forward if trees else lambda tokens: self.forward(tokens),
             self.length,
             self.truncate,
             can_truncate=None if window is None else self.can_truncate,

@@ -36,6 +36,7 @@ def seconds(impl, cost, propose, adaptive):
         adaptive=adaptive, clock=lambda: toy.seconds,
     )  # fmt: skip
     assert_equal(found.tokens, [1] * COUNT, "tokens")
+    assert max(found.proposed) <= 8, f"proposed: expected at most 8, got {max(found.proposed)}"
     return toy.seconds, found
 
 

@@ -12,6 +12,9 @@ from scipy.stats import chi2, ncx2
 from grading.marks import requirement
 from grading.matching import assert_integers, check_refusals
 from tests.week3.speculative_decoding.cases import (
+    ALMOST,
+    BELOW_1,
+    EDGES,
     GRID_P,
     GRID_Q,
     SEEDS,
@@ -72,6 +75,27 @@ def test_shorter_rows_are_packed_to_the_left(impl):
     )
     expected = [[1, 2, 5, -1], [3, 4, -1, -1], [1, 5, -1, -1]]
     assert_integers(impl.verify_batch(*given_), expected, "tokens")
+
+
+@requirement("SD-21")
+@pytest.mark.parametrize("u", [0.0, 0.5, BELOW_1])
+def test_the_edges_are_those_of_a_single_row(impl, u):
+    p, q, accepted = zip(*EDGES.values(), strict=True)
+    rows = len(EDGES)
+    target = f32(*([row, ALMOST] for row in p))
+    found = impl.verify_batch(
+        target, f32(*q)[:, None], np.zeros((rows, 1), np.int32), ids(*[1] * rows), f32(*[[u, u]] * rows)
+    )
+    assert_integers(found, [[0, 1] if n else [1, -1] for n in accepted], "tokens")
+
+
+@requirement("SD-21")
+def test_ids_may_be_large(impl):
+    vocabulary = 70_000
+    p = np.zeros((1, 2, vocabulary), np.float32)
+    p[0, 0, 65_001] = p[0, 1, 69_999] = 1
+    found = impl.verify_batch(p, None, np.array([[65_001]], np.int32), ids(1), f32([0.5, 0.5]))
+    assert_integers(found, [[65_001, 69_999]], "tokens")
 
 
 @requirement("SD-22")

@@ -11,6 +11,9 @@ from grading.marks import requirement
 from grading.matching import assert_equal
 from spec.speculative_decoding import Verdict
 from tests.week3.speculative_decoding.cases import (
+    ALMOST,
+    BELOW_1,
+    EDGES,
     GRID,
     GRID_P,
     GRID_Q,
@@ -64,6 +67,21 @@ def test_where_q_is_p_all_are_accepted(impl, u):
     assert_equal(found, Verdict(2, 2), "verdict")
     found = impl.verify_block(f32((0, 0.5, 0.5), (0, 1, 0)), f32((0, 0.5, 0.5)), ids(0), f32(u, 0.25))
     assert_equal(found, Verdict(0, 1), "verdict on what neither can draw")
+
+
+@requirement("SD-24")
+@pytest.mark.parametrize("u", [0.0, 0.5, BELOW_1])
+@pytest.mark.parametrize("edge", EDGES)
+def test_the_edges_of_a_block(impl, u, edge):
+    p, q, accepted = EDGES[edge]
+    found = impl.verify_block(f32(p, ALMOST), f32(q), ids(0), f32(u, u))
+    assert_equal(found, Verdict(accepted, 1), "verdict")
+
+
+@requirement("SD-24")
+def test_a_block_may_be_empty(impl):
+    found = impl.verify_block(f32(P), np.zeros((0, 3), np.float32), ids(), f32(0.6))
+    assert_equal(found, Verdict(0, 1), "verdict")
 
 
 @requirement("SD-25")

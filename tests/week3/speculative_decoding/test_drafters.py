@@ -39,6 +39,10 @@ def test_what_followed_the_longest_suffix_at_first(impl, tokens, min_n, more, ga
 @pytest.mark.parametrize(
     ("tokens", "min_n", "max_n", "gamma"),
     [
+        ([1, 23, 5, 12, 3], 2, 2, 2),
+        ([7, 8, 9, *range(10, 3000), 7, 8], 1, 3, 2),
+        ([5, 300, 6, 44], 1, 1, 2),
+        ([2, 1, 6, 1, 2], 2, 2, 2),
         ([], 1, 3, 4),
         ([5], 1, 3, 4),
         ([1, 2, 3], 1, 3, 4),
@@ -49,7 +53,7 @@ def test_what_followed_the_longest_suffix_at_first(impl, tokens, min_n, more, ga
         ([4, 4, 4], 2, 2, 9),
     ],
 )
-def test_nothing_is_an_answer(impl, tokens, min_n, max_n, gamma):
+def test_ngrams_of_all_kinds(impl, tokens, min_n, max_n, gamma):
     check_ngram(impl, tokens, min_n, max_n, gamma)
 
 
@@ -157,12 +161,24 @@ def test_another_text_keeps_what_is_common(impl, prompt):
 
 
 @requirement("SD-33")
-def test_a_full_context_drafts_less(impl):
+@pytest.mark.parametrize(("known", "drafted"), [(4, 3), (6, 1), (7, 0), (9, 0)])
+def test_a_full_context_drafts_less(impl, known, drafted):
     toy = Toy(7, max_length=6)
     drafter = impl.ModelDrafter(toy.model, Sampling(), vocab_size=VOCAB)
-    draft = drafter.propose([1, 2, 3], [4], 5, uniforms(1, 5))
-    assert_equal(len(draft.tokens), 3, "drafted tokens: the last is not fed")
+    draft = drafter.propose([1, 2, 3], [4] * (known - 3), 5, uniforms(1, 5))
+    assert_equal(len(draft.tokens), drafted, "drafted tokens: the last is not fed")
     assert_equal(toy.wrongs, [], "wrong calls of the model")
+
+
+@requirement("SD-33")
+def test_without_tokens_to_draft_the_context_stays(impl):
+    toy = Toy(7)
+    drafter = impl.ModelDrafter(toy.model, Sampling(), vocab_size=VOCAB)
+    check(drafter, toy, Sampling(), VOCAB, [1, 2, 3], [5, 6], 2, 1)
+    before = list(toy.context)
+    toy.calls.clear()
+    check(drafter, toy, Sampling(), VOCAB, [1, 4], [], 0, 2)
+    assert_equal((toy.calls, toy.context), ([], before), "calls of the model and its context")
 
 
 @requirement("SD-34")

@@ -121,6 +121,12 @@ def test_a_bad_start_is_refused(impl):
             ("stop", {"stop": [[-1, 2]]}),
             ("temperature", {"sampling": Sampling(temperature=-1.0)}),
             ("eos_ids", {"sampling": Sampling(eos_ids=(VOCAB,))}),
+            ("bias", {"sampling": Sampling(bias={VOCAB: 1.0})}),
+            ("top_k", {"sampling": Sampling(top_k=-1)}),
+            ("top_p", {"sampling": Sampling(top_p=0.0)}),
+            ("min_p", {"sampling": Sampling(min_p=1.5)}),
+            ("repetition", {"sampling": Sampling(repetition=0.0)}),
+            ("min_tokens", {"sampling": Sampling(min_tokens=-1)}),
         ],
     )
     with refused(ContextTooLong):
@@ -147,6 +153,8 @@ def test_a_bad_start_of_many_is_refused(impl):
             ("runs", {"runs": -1}),
             ("max_tokens", {"max_tokens": 0}),
             ("gamma", {"gamma": -1}),
+            ("stop", {"stop": [[]]}),
+            ("top_p", {"sampling": Sampling(top_p=0.0)}),
             ("target", {"model": Toy(16, context=[1]).model}),
         ],
     )
@@ -159,7 +167,9 @@ ROWS = np.full((2, VOCAB), 1 / VOCAB, np.float32)
 MALFORMED = {
     "an id too large": Draft([VOCAB, 0]),
     "a negative id": Draft([-1]),
+    "an id too large beyond what is used": Draft([0, 1, VOCAB]),
     "a row too few": Draft([0, 1], ROWS[:1]),
+    "a row too many": Draft([0], ROWS),
     "another vocabulary": Draft([0, 1], ROWS[:, :3]),
     "a row too few for a tree": Draft([0, 1], ROWS, [-1, -1]),
     "a parent behind its child": Draft([0, 1], None, [1, -1]),

@@ -36,6 +36,15 @@ def test_greedy_with_a_drafter_is_greedy_without(impl, seed, gamma, wrong, adapt
     assert_equal(found.tokens, plain(toy, GREEDY, PROMPT, 10), "tokens")
 
 
+@requirement("SD-36")
+def test_a_clock_may_stand_still(impl):
+    """Steps are shorter than what many a clock can tell."""
+    toy = Toy(4)
+    found = run(impl, toy, oracle(toy, GREEDY, len(PROMPT)), count=30, adaptive=True, clock=lambda: 0.0)
+    assert_equal(found.tokens, plain(toy, GREEDY, PROMPT, 30), "tokens")
+    check_calls(toy, found)
+
+
 def softened(proposes):
     """The same tokens, said to be drawn from a distribution over all."""
 
@@ -50,10 +59,11 @@ def softened(proposes):
 
 @requirement("SD-37")
 @pytest.mark.parametrize(("proposes", "gamma"), [(None, 4), (None, 0), ("one", 0)])
-def test_no_drafter_is_plain_decoding(impl, proposes, gamma):
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_no_drafter_is_plain_decoding(impl, proposes, gamma, adaptive):
     toy = Toy(5)
     proposes = None if proposes is None else oracle(toy, GREEDY, len(PROMPT))
-    found = run(impl, toy, proposes, gamma=gamma, count=6)
+    found = run(impl, toy, proposes, gamma=gamma, count=6, adaptive=adaptive)
     expected = Generation(plain(toy, GREEDY, PROMPT, 6), [0] * 6, [0] * 6, "length")
     assert_equal(found, expected, "generation")
     check_calls(toy, found)
@@ -208,6 +218,26 @@ def test_which_reason_goes_first(impl, eos, stop, count, reason):
     assert_equal((found.tokens, found.finish_reason), (text, reason), "tokens and finish_reason")
 
 
+@requirement("SD-42")
+@pytest.mark.parametrize(
+    ("eos_ids", "stop", "expected", "reason"),
+    [
+        ((1,), ((5, 6, 0),), [5, 6, 0], "stop"),
+        ((6,), ((0,), (1, 2)), [5, 6], "eos"),
+        ((), ((0, 1), (6,)), [5, 6], "stop"),
+        ((), ((6, 0, 1), (3,)), [5, 6, 0, 1], "stop"),
+    ],
+)
+@pytest.mark.parametrize("gamma", [1, 2, 9])
+def test_what_comes_first_in_the_output_ends_it(impl, eos_ids, stop, expected, reason, gamma):
+    toy = Toy(table=5 * np.roll(np.eye(VOCAB, dtype=np.float32), 1, axis=1))  # after t comes t + 1
+    sampling = Sampling(temperature=0.0, eos_ids=eos_ids)
+    proposes = oracle(toy, GREEDY, len(PROMPT))
+    found = run(impl, toy, proposes, gamma=gamma, sampling=sampling, prompt=tuple(PROMPT), stop=stop)
+    assert_equal((found.tokens, found.finish_reason), (expected, reason), "tokens and finish_reason")
+    check_calls(toy, found)
+
+
 PENALTIES = [
     Sampling(temperature=0.0, repetition=4.0),
     Sampling(temperature=0.0, frequency=1.0),
@@ -293,6 +323,7 @@ def test_equal_calls_are_equal_and_seeds_are_not(impl):
 
     first_ = once(5)
     assert_equal(once(5), first_, "tokens of the same call again")
+    assert_equal(once(0), once(0), "tokens of the same call again, with seed 0")
     others = {tuple(once(seed)) for seed in range(6)}
     assert len(others) > 3, f"tokens: expected different ones for 6 seeds, got {len(others)} kinds"
 
@@ -302,7 +333,8 @@ def test_equal_calls_are_equal_and_seeds_are_not(impl):
 def test_many_are_each_as_if_alone(impl, runs):
     toy = Toy(11)
     prompts = [[3, 1, 4], [2], [5, 6]]
-    limits = {"max_tokens": 6, "gamma": 2, "sampling": GREEDY}
+    stop = [plain(toy, GREEDY, prompts[0], 4)[2:]]
+    limits = {"max_tokens": 6, "gamma": 2, "sampling": GREEDY, "stop": stop}
 
     def propose(prompt, outputs, gamma, uniforms):
         return Draft([greedy(toy, GREEDY, prompt, outputs)][:gamma])
@@ -315,3 +347,19 @@ def test_many_are_each_as_if_alone(impl, runs):
         assert_equal(each.tokens, alone.tokens, f"tokens of generation {i}")
     assert_equal(toy.context, [], "context at the end")
     assert_equal(toy.wrongs, [], "wrong calls of the target")
+
+
+@requirement("SD-46")
+def test_equal_prompts_have_draws_of_their_own(impl):
+    """Of 7¹² outputs two are the same once in 2 · 10⁹ runs."""
+    toy = Toy(rows=[0.0] * VOCAB)
+    limits = {"runs": 2, "max_tokens": 12, "gamma": 2, "sampling": Sampling()}
+
+    def once(seed=0):
+        found = impl.generate_many(toy.model, None, [[1], [1]], seed=seed, **limits)
+        return [each.tokens for each in found]
+
+    found = once()
+    assert len({tuple(tokens) for tokens in found}) == 4, f"tokens: expected 4 different outputs, got {found}"
+    assert_equal(once(), found, "tokens of the same call again")
+    assert once(1) != found, f"tokens: expected others for another seed, got {found}"

@@ -55,6 +55,24 @@ def test_logits_may_be_of_any_size(impl, shift):
     check(impl, f32([2, 1, 0, -1], [0, -INF, 3, -INF]) + np.float32(shift), Sampling(temperature=0.5))
 
 
+@requirement("SD-01")
+def test_a_temperature_may_be_small(impl):
+    check(impl, f32([1, 1, 0], [0, 2, 2]), Sampling(temperature=1e-6))
+
+
+@requirement("SD-01")
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
+def test_changes_of_logits_are_not_rounded_to_their_dtype(impl, dtype):
+    logits = (3 * np.random.default_rng(5).standard_normal((2, 9))).astype(dtype)
+    sampling = Sampling(repetition=1.3, presence=0.3, frequency=0.07, bias={0: 0.3, 5: -1.7})
+    check(impl, logits, sampling, [1, 2, 3], [[4, 4, 6], [7]])
+
+
+@requirement("SD-01")
+def test_a_vocabulary_may_have_one_token(impl):
+    check(impl, f32([3], [-2]), Sampling(top_k=2, top_p=0.5, min_p=0.5))
+
+
 @requirement("SD-02")
 @given(
     rows=st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=3),
@@ -78,6 +96,11 @@ def test_at_temperature_0_the_first_of_the_largest(impl, rows, rest):
 @example(rows=[[0, 2, 1, 2, 1, 1]], k=1)
 def test_exactly_k_are_kept(impl, rows, k):
     check(impl, f32(*rows), Sampling(top_k=k))
+
+
+@requirement("SD-03")
+def test_k_may_be_large(impl):
+    check(impl, steps(1, 2, 130, 0.97), Sampling(top_k=100))
 
 
 @requirement("SD-04")
@@ -244,6 +267,7 @@ def test_bad_arguments_are_refused(impl):
             ("logits", {"logits": valid["logits"][None]}),
             ("logits", {"logits": nothing}),
             ("logits/bias/sampling", but(bias=dict.fromkeys(range(4), -INF))),
+            ("logits/bias/sampling/min_tokens/eos_ids", but(bias=dict.fromkeys(range(1, 4), -INF))),
             ("outputs/logits", {"outputs": [[]]}),
             ("outputs/logits", {"outputs": [[], [3], []]}),
             ("outputs", {"outputs": [[], [4]]}),

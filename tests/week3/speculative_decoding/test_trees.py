@@ -11,6 +11,9 @@ from grading.marks import requirement
 from grading.matching import assert_equal, check_refusals
 from spec.speculative_decoding import TokenTree
 from tests.week3.speculative_decoding.cases import (
+    ALMOST,
+    BELOW_1,
+    EDGES,
     SEEDS,
     TREE_P,
     TREE_Q,
@@ -149,6 +152,31 @@ def test_without_chance_a_rejected_sibling_is_taken_out(impl, seed, parents, rep
 def test_certain_siblings_of_the_example(impl, u, expected):
     path, token = impl.verify_tree(TokenTree([0, 1], [-1, -1]), f32(P, P, P), None, f32(*u))
     assert_equal((list(path), token), (expected, 0 if expected else 2), "path and token")
+
+
+@requirement("SD-28")
+@pytest.mark.parametrize("u", [0.0, 0.5, BELOW_1])
+@pytest.mark.parametrize("edge", EDGES)
+def test_the_edges_of_a_tree(impl, u, edge):
+    p, q, accepted = EDGES[edge]
+    path, token = impl.verify_tree(TokenTree([0], [-1], True), f32(p, ALMOST), f32(q, q), f32(u, u))
+    assert_equal((list(path), token), ([0][:accepted], 1), "path and token")
+
+
+@requirement("SD-28")
+def test_where_nothing_is_left_of_p_it_stays(impl):
+    """p is 1 but for rounding, and u beyond it: accepted or rejected, the next token is 1."""
+    tree = TokenTree([1], [-1])
+    _, token = impl.verify_tree(tree, f32(ALMOST, ALMOST), None, f32(BELOW_1, 0.5))
+    assert_equal(token, 1, "token")
+
+
+@requirement("SD-29")
+def test_where_nothing_is_left_of_q_the_target_decides(impl):
+    """q is 1 at the first sibling. Without it q is 0 everywhere, and what the target can say is accepted."""
+    rows, laws = f32((0.75, 0.25, 0), P, P), f32((0, 0, 1), Q, Q)
+    path, token = impl.verify_tree(TokenTree([2, 1], [-1, -1]), rows, laws, f32(0.5, 0.9, 0.6))
+    assert_equal((list(path), token), ([1], 1), "path and token")
 
 
 @requirement("SD-30")

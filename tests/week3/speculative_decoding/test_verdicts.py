@@ -12,6 +12,8 @@ from grading.matching import assert_equal, assert_identical, assert_matches, che
 from grading.truth import GroundTruth
 from spec.speculative_decoding import Verdict
 from tests.week3.speculative_decoding.cases import (
+    ALMOST,
+    BELOW_1,
     GRID,
     GRID_P,
     GRID_Q,
@@ -33,7 +35,6 @@ from tests.week3.speculative_decoding.cases import (
 
 reference = GroundTruth("speculative_decoding")
 
-BELOW_1 = np.float32(1 - 2**-24)
 GAMMAS = st.sampled_from([1, 2, 4])
 
 
@@ -78,6 +79,14 @@ def test_where_nothing_is_left_it_is_p(impl):
     p, q = f32([0.5, 0.5, 0], [0.5, 0.25, 0.25]), f32([0.5, 0.5, 0], [0.25, 0.5, 0.25])
     assert_probs(impl.residual(p, q), reference.residual(p, q))
     assert_probs(impl.residual(p[:0], q[:0]), reference.residual(p[:0], q[:0]))
+
+
+@requirement("SD-13")
+def test_a_little_is_not_nothing(impl):
+    """The differences are exact in float32."""
+    little = 2.0**-20
+    p, q = f32([0.5 + little, 0.5 - little, 0], [0.25, 0.25, 0.5]), f32([0.5, 0.5, 0], [0.25, 0.25, 0.5])
+    assert_probs(impl.residual(p, q), reference.residual(p, q))
 
 
 @requirement("SD-14")
@@ -189,6 +198,13 @@ def test_what_has_no_weight_is_never_drawn(impl, u):
     token = impl.verify(p, q, ids(4), f32(0.5, u)).token
     assert_equal(token, first, "token drawn from the residual")
     assert_equal(impl.verify(p, q, ids(1), f32(0.5, u)).token, last, "token drawn from the last row")
+
+
+@requirement("SD-18")
+def test_where_nothing_else_is_left_the_token_itself_is_drawn(impl):
+    """p is 1 but for rounding, and u beyond it: accepted or rejected, the next token is 1."""
+    verdict = impl.verify(f32(ALMOST, ALMOST), None, ids(1), f32(BELOW_1, 0.5))
+    assert_equal(verdict.token, 1, "token")
 
 
 @requirement("SD-18")
