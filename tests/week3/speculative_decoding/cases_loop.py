@@ -23,7 +23,7 @@ def check_calls(toy, generation, prompt=PROMPT):
     """The target was called as SD-38 says. What was drafted is what was fed beyond prompt and output."""
     assert_equal(toy.wrongs, [], "wrong calls of the target")
     text = [*prompt, *generation.tokens]
-    calls = [call for call in toy.calls if len(call[0]) + len(call[1]) >= len(prompt)]
+    calls = steps_of(toy, prompt)
     assert_equal(len(calls), len(generation.proposed), "calls of the target, one a step")
     output, steps = 0, zip(calls, generation.proposed, generation.accepted, strict=True)
     for context, _, _ in toy.calls:
@@ -36,6 +36,11 @@ def check_calls(toy, generation, prompt=PROMPT):
     kept = toy.context
     assert_equal(kept, text[: len(kept)], "context at the end")
     assert len(kept) < len(text), "context at the end: expected that the last token is not in it"
+
+
+def steps_of(toy, prompt=PROMPT):
+    """The calls that are steps: a prompt may have been fed in pieces before."""
+    return [call for call in toy.calls if len(call[0]) + len(call[1]) >= len(prompt)]
 
 
 def prefix_of(text, context):

@@ -94,7 +94,7 @@ class Toy:
 
     def can_truncate(self, length, appended=0):
         most = len(self.context) + appended
-        return self.window is None or length == most or most <= self.window
+        return self.window is None or length in (0, most) or most <= self.window
 
     def accept(self, path):
         if self.open is None:
