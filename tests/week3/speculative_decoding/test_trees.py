@@ -99,6 +99,7 @@ def test_a_tree_of_nothing(impl):
 @example(seed=2, parents=SHAPES[4])
 @example(seed=3, parents=SHAPES[1])
 @example(seed=4, parents=SHAPES[5])
+@example(seed=674, parents=SHAPES[0])
 def test_siblings_are_tried_in_order_against_what_is_left(impl, seed, parents):
     check(impl, case(seed, parents, True, True))
 
