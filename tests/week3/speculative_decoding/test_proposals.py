@@ -8,7 +8,7 @@ from grading.matching import assert_equal
 from spec.speculative_decoding import Draft, Drafter, Sampling
 from tests.week3.speculative_decoding.cases import f32, one_hot
 from tests.week3.speculative_decoding.cases_loop import GREEDY, PROMPT, check_calls, run
-from tests.week3.speculative_decoding.toys import VOCAB, Toy, plain
+from tests.week3.speculative_decoding.cases_toys import VOCAB, Toy, plain
 
 
 @requirement("SD-45")
