@@ -202,6 +202,7 @@ ORDERED = st.fixed_dictionaries(
 @example(seed=0, fields={"min_p": 0.2, "top_p": 0.7})
 @example(seed=3, fields={"repetition": 1.5, "presence": 0.75, "bias": {1: 1.5, 4: -2.0}})
 @example(seed=4, fields={"repetition": 1.5, "presence": 0.75})
+@example(seed=6, fields={"temperature": 0.5, "presence": 0.75})
 @example(seed=5, fields={"repetition": 1.5, "bias": {1: 1.5, 4: -2.0}, "min_p": 0.2, "top_k": 3})
 def test_all_in_one_order(impl, seed, fields):
     sampling = Sampling(min_tokens=1, eos_ids=(0,), **fields)
