@@ -34,8 +34,7 @@ class ModelDrafter:
         expect(known, "prompt", "at least 1 token of prompt or outputs", "none")
         check_ids(prompt, self.vocab_size, "prompt")
         check_ids(outputs, self.vocab_size, "outputs")
-        expect(gamma >= 0, "gamma", "at least 0", gamma)
-        check_uniforms(uniforms, gamma)
+        check_uniforms(uniforms, gamma)  # and gamma with it: there are not −1 of them
         tokens, probs = [], []
         gamma = min(gamma, self.model.max_length - len(known) + 1)
         if max(known) >= self.model.vocab_size:  # nothing that the model could read

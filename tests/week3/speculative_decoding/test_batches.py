@@ -200,6 +200,8 @@ def test_bad_batches_are_refused(impl):
             (either, {"target_probs": p[0]}),
             (either, {"draft_probs": q[:, :1]}),
             (either, {"draft_probs": q[..., :2]}),
+            (either, {"draft_probs": np.concatenate([q, q], axis=1)}),
+            (either, {"uniforms": np.concatenate([valid["uniforms"], f32([0.5], [0.5])], axis=1)}),
             (either, {"draft_tokens": ids(0, 1)}),
             (either, {"uniforms": valid["uniforms"][:, :2]}),
             (either, {"draft_lens": ids(2)}),

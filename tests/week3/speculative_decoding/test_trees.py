@@ -239,6 +239,8 @@ def test_bad_trees_are_refused(impl):
             ("tokens/tree", tree([-1, 1], [-1, -1])),
             (either, {"target_probs": rows[:2]}),
             (either, {"target_probs": rows[None]}),
+            (either, {"target_probs": rows[:2], "draft_probs": None}),
+            (either, {"target_probs": rows[None], "draft_probs": None}),
             (either, {"draft_probs": laws[:2]}),
             (either, {"draft_probs": laws[:, :2]}),
             (either, {"uniforms": f32(0.9, 0.9)}),
