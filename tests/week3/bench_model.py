@@ -25,7 +25,7 @@ from runtime import downloads  # noqa: E402
 from solution.models import Decoder, generate, load  # noqa: E402
 from solution.models.checkpoints import read  # noqa: E402
 from solution.models.weights import Dense  # noqa: E402
-from tests.week3.embedding_race import embedding_rows  # noqa: E402
+from tests.week3.bench_model_embeddings import embedding_rows  # noqa: E402
 from tests.week3.races import Row, above, measure, product_speed, race, show  # noqa: E402
 
 MODEL = "smollm2-135m-instruct"
