@@ -30,6 +30,8 @@ _FOREIGN = {
 
 _M_MMAP_THRESHOLD = -3  # of mallopt
 _OUTSIDE_THE_HEAP = 64 << 10  # bytes from which on freed memory leaves no hole
+_LARGEST_HOLE = 64 << 20
+_plugs: list[int] = []  # addresses
 
 
 def start(framework: str) -> None:
@@ -57,7 +59,35 @@ def empty_heap(framework: str) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc
         libc.mallopt(_M_MMAP_THRESHOLD, _OUTSIDE_THE_HEAP)
-        libc.malloc_trim(0)
+        _plug_holes(libc)
+
+
+def _plug_holes(libc: ctypes.CDLL) -> None:
+    """Takes the large free parts of the heap without touching them, until the next time.
+
+    Arrays would lie there otherwise, each in another part, and what one has touched stays when it goes: up to
+    all that an earlier test has left free would count as what this one takes.
+    """
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    while _plugs:
+        libc.free(_plugs.pop())
+    libc.malloc_trim(0)
+    size = _LARGEST_HOLE
+    while size >= _OUTSIDE_THE_HEAP:
+        place = libc.malloc(size)
+        if not place:
+            break
+        if _is_outside_the_heap(place):  # there is no hole as large as that
+            libc.free(place)
+            size //= 2
+        else:
+            _plugs.append(place)
+
+
+def _is_outside_the_heap(place: int) -> bool:
+    """glibc keeps the size of a block before it, and in its second lowest bit whether it was mapped alone."""
+    return bool(ctypes.c_size_t.from_address(place - ctypes.sizeof(ctypes.c_size_t)).value & 2)
 
 
 class NumpyArrays:

@@ -21,7 +21,7 @@ from runtime.sandbox.values import MIB
 linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS never forgets the highest point")
 
 SUBMISSION = '''
-    import os, time
+    import ctypes, os, time
     import numpy as np
 
     KEPT = []
@@ -43,6 +43,11 @@ SUBMISSION = '''
         np.ones(20 << 17)  # freed, it teaches malloc to take less than this from the heap
         pieces = [np.ones(1 << 17) for _ in range(mib)]
         KEPT.append(np.ones(1 << 17))
+
+    def lies_in_the_heap(mib):
+        sbrk = ctypes.CDLL(None).sbrk
+        sbrk.restype, sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+        return np.ones(mib << 17).ctypes.data < sbrk(0)
 
     def keep(array):
         KEPT.append(array.copy())
@@ -129,6 +134,17 @@ def test_what_was_taken_before_is_not_held_against_it(session):
     session.namespace.fragmentation("take", 256)
     assert grown(session, "take", 1) < 40
     assert 200 < grown(session, "take", 256) < 300
+
+
+@linux
+@pytest.mark.parametrize("tier", tiers(), ids=lambda tier: tier.name)
+def test_where_memory_is_measured_no_array_lies_in_a_hole_of_the_heap(folder, tier):
+    """One after another they would touch all of it, and what they touched would count."""
+    with opened(folder, tier) as session:
+        session.namespace.fragmentation("litter", 300)
+        assert session.namespace.fragmentation("lies_in_the_heap", 1)
+        session.empty_heap()
+        assert not session.namespace.fragmentation("lies_in_the_heap", 1)
 
 
 @linux
