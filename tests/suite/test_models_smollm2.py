@@ -28,9 +28,9 @@ def decoder(models):
 
 @pytest.fixture(scope="module")
 def prompt():
-    """(80,) ids, half of them again, as in a text that repeats itself"""
-    ids = np.random.default_rng(0).integers(0, 49152, 40).tolist()
-    return ids + ids
+    """A text that leaves the model little doubt: rivals are some 4 apart, an int8 cache is off by 0.1."""
+    tokenizer = outside("solution.models.tokenizer").Tokenizer.open(fetched("smollm2-135m-instruct"))
+    return tokenizer.encode(" ".join(f"{number}," for number in range(1, 24)))
 
 
 @pytest.fixture(scope="module")
