@@ -188,6 +188,7 @@ def child(known, before=""):
         [sys.executable, "-B", "-c", code],
         cwd=ROOT,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored
         text=True,
     )
 

@@ -235,6 +235,7 @@ def test_a_real_ctrl_c_ends_a_real_generation():
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored
     )
     begun = writing.stdout.read(5)
     writing.send_signal(signal.SIGINT)
