@@ -7,7 +7,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -140,11 +140,12 @@ def generate_text(
 
     blas.preload()
     try:
-        from solution.models import Sampling, load
         from solution.models import generate as go_on
+        from solution.models import load
         from solution.models.streaming import tell
         from solution.models.tokenizer import Tokenizer
         from spec import SpecError
+        from spec.speculative_decoding import Sampling
     except ModuleNotFoundError as error:
         _end(f"{error.name} is not installed. Models need it: pip install -e '.[models]'", USAGE)
 
@@ -158,14 +159,12 @@ def generate_text(
         decoder = load(path)
         context = decoder.start(cache=cache, **options)
         limit = min(max_tokens, context.max_length - len(ids) + 1)
+        ends = tokenizer.eos_ids
+        sampling = Sampling(temperature, top_p=1.0 if top_p is None else top_p, eos_ids=tuple(ends))
         if draft is None:
-            sampling = Sampling(temperature, top_p=top_p)
-            ends = tokenizer.eos_ids
             tokens = go_on(context, ids, max_tokens=max_tokens, sampling=sampling, stop_ids=ends, seed=seed)
         else:
-            tokens = _drafted(
-                draft, decoder, context, ids, max_tokens, temperature, top_p, tokenizer.eos_ids, seed
-            )
+            tokens = _drafted(draft, decoder, context, ids, max_tokens, sampling, seed)
         told = tell(tokens, tokenizer, stop or [], limit, _nothing if as_json else _say)
     except SpecError as error:
         _end(str(error), USAGE)
@@ -187,18 +186,15 @@ def _drafted(
     context: "Model",
     ids: list[int],
     max_tokens: int,
-    temperature: float,
-    top_p: float | None,
-    ends: Collection[int],
+    sampling: "Sampling",
     seed: int,
 ) -> Iterator[int]:
     """The tokens, up to one that ends the text, by speculative decoding."""
     from solution.speculative_decoding.loop import Limits, stream
-    from spec.speculative_decoding import Sampling
 
-    sampling = Sampling(temperature, top_p=1.0 if top_p is None else top_p, eos_ids=tuple(ends))
     limits = Limits(max_tokens, GAMMA, sampling, ())
     drafter = _drafter(draft, decoder, sampling)
+    ends = sampling.eos_ids
     return takewhile(lambda id: id not in ends, stream(context, drafter, ids, limits=limits, seed=seed))
 
 

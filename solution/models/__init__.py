@@ -5,7 +5,7 @@ says where keys and values stay, `sequence.py` makes a `Model` of a context, `ge
 """
 
 from .config import DecoderConfig
-from .generation import Sampling, generate
+from .generation import generate
 from .loading import Decoder, load
 
-__all__ = ["Decoder", "DecoderConfig", "Sampling", "generate", "load"]
+__all__ = ["Decoder", "DecoderConfig", "generate", "load"]
