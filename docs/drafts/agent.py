@@ -7,7 +7,7 @@ A `Message` is a dict as chat interfaces have it: {"role": "system" | "user", "c
 {"role": "assistant", "content": text, "tool_calls": [{"id": …, "type": "function", "function": {"name": …,
 "arguments": JSON text}}]}, without "tool_calls" where there are none, "content" text or None where there are;
 {"role": "tool", "tool_call_id": …, "content": text}. Times are seconds, sizes of text are characters (code
-points). Whatever a model wrote is text here until AG-13 has looked at it.
+points). Whatever a model wrote is text until AG-12 has looked at it.
 
 Sources: ReAct (Yao et al. 2022, arXiv 2210.03629); Hermes function calling (NousResearch); the Llama 3.1
 prompt
@@ -156,7 +156,7 @@ class Tool:
     """Something the model may ask for.
 
     name: 1 to 64 of a–z, A–Z, 0–9, _ and -.
-    parameters: a JSON Schema of the arguments, of the keywords that AG-15 to AG-17 name.
+    parameters: a JSON Schema of the arguments, of the keywords that AG-13 to AG-16 name.
     function(arguments, context): arguments as a dict; returns text, or what JSON can say, or bytes. What
         failed is raised: ToolFailure where the tool knows more, anything else where it does not.
     timeout: seconds of one attempt; None waits.
@@ -212,7 +212,7 @@ class Status(Enum):
 
     OK = "ok"
     UNKNOWN_TOOL = "unknown tool"  # nothing of that name
-    BAD_ARGUMENTS = "bad arguments"  # AG-13 to AG-17 refuse them
+    BAD_ARGUMENTS = "bad arguments"  # AG-12 to AG-16 refuse them
     DENIED = "denied"  # by the policy
     OPEN = "open"  # the breaker was, and nothing was tried
     ERROR = "error"  # the function raised, or returned what cannot be written down
@@ -288,10 +288,9 @@ class StopReason(Enum):
 
 @dataclass(frozen=True)
 class Usage:
-    """model_calls: how often the model was called. tool_calls: how many calls it asked for that were not
-    SKIPPED.
-
-    Calls that ended CANCELLED without an attempt count neither.
+    """model_calls: how often the model was called, failures included. tool_calls: how many calls were
+    begun, which
+    is all but those SKIPPED, and those CANCELLED with no attempt.
     """
 
     model_calls: int
@@ -373,7 +372,7 @@ def validate_arguments(schema: Schema, arguments: str) -> list[Problem]:
 
     arguments: JSON text. Empty text, white space and null count as {}. Never raises because of it.
 
-    Raises InvalidArgument for a schema that is none, NotSupported for keywords other than those of AG-14 to
+    Raises InvalidArgument for a schema that is none, NotSupported for keywords other than those of AG-13 to
     AG-16.
     """
     ...
