@@ -7,11 +7,10 @@ A `Message` is a dict as chat interfaces have it: {"role": "system" | "user", "c
 {"role": "assistant", "content": text, "tool_calls": [{"id": …, "type": "function", "function": {"name": …,
 "arguments": JSON text}}]}, without "tool_calls" where there are none, "content" text or None where there are;
 {"role": "tool", "tool_call_id": …, "content": text}. Times are seconds, sizes of text are characters (code
-points). Whatever a model wrote is text until AG-12 has looked at it.
+points). Whatever a model wrote is text until AG-11 has looked at it.
 
 Sources: ReAct (Yao et al. 2022, arXiv 2210.03629); Hermes function calling (NousResearch); the Llama 3.1
-prompt
-format; OpenAI API reference, chat completions; JSON Schema 2020-12; Nygard, «Release It!», circuit breakers;
+prompt format; OpenAI API reference; JSON Schema 2020-12; Nygard, «Release It!», circuit breakers;
 AWS Architecture Blog, «Exponential backoff and jitter»; SGLang `srt/function_call`; llguidance.
 """
 
@@ -82,8 +81,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ParseProblem:
-    """text: the part of the output that could not be read, in full. reason: a sentence, whose wording is
-    free."""
+    """text: the part of the output that could not be read, in full. reason: a sentence, its wording free."""
 
     text: str
     reason: str
@@ -120,7 +118,7 @@ class Problem:
 class RetryPolicy:
     """attempts: how often a call is tried at most, the first one counted, ≥ 1.
 
-    Before retry i = 0, 1, … the wait is u · min(cap, base · 2^i), u a draw. AG-22.
+    Before retry i = 0, 1, … the wait is u · min(cap, base · 2^i), u a draw. AG-19.
     """
 
     attempts: int = 1
@@ -130,7 +128,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class BreakerPolicy:
-    """failures: how many in a row open a resource's breaker. reset_after: seconds until a probe. AG-24."""
+    """failures: how many in a row open a resource's breaker. reset_after: seconds until a probe. AG-20."""
 
     failures: int = 5
     reset_after: float = 30.0
@@ -140,7 +138,7 @@ class BreakerPolicy:
 class ToolContext:
     """What a tool's function is told beside its arguments.
 
-    idempotency_key: the same for all attempts of a call, another for each other call. AG-27.
+    idempotency_key: the same for all attempts of a call, another for each other call. AG-22.
     attempt: counts from 1. deadline: time of the clock at which nobody waits any more, None for never.
     """
 
@@ -156,15 +154,15 @@ class Tool:
     """Something the model may ask for.
 
     name: 1 to 64 of a–z, A–Z, 0–9, _ and -.
-    parameters: a JSON Schema of the arguments, of the keywords that AG-13 to AG-16 name.
+    parameters: a JSON Schema of the arguments, of the keywords that AG-12 to AG-14 name.
     function(arguments, context): arguments as a dict; returns text, or what JSON can say, or bytes. What
         failed is raised: ToolFailure where the tool knows more, anything else where it does not.
     timeout: seconds of one attempt; None waits.
-    idempotent: whether a second attempt with the same key does no more than the first. AG-21.
-    needs_approval: whether each call is asked for. AG-30.
+    idempotent: whether a second attempt with the same key does no more than the first. AG-18.
+    needs_approval: whether each call is asked for. AG-24.
     resource: what the tool depends on; tools of the same resource share a breaker. None: itself alone, which
         is no other tool's, whatever that one's resource is called.
-    max_concurrency: how many calls of this tool run at once; None for any number. AG-29.
+    max_concurrency: how many calls of this tool run at once; None for any number. AG-23.
     """
 
     name: str
@@ -181,7 +179,7 @@ class Tool:
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be done, whatever the model or a tool says. AG-30, AG-45.
+    """What may be done, whatever the model or a tool says. AG-24, AG-37.
 
     allowed: names of the tools that may run; None for all there are.
     approve(call): whether a call of a tool that needs approval may run. None: no such call may.
@@ -212,7 +210,7 @@ class Status(Enum):
 
     OK = "ok"
     UNKNOWN_TOOL = "unknown tool"  # nothing of that name
-    BAD_ARGUMENTS = "bad arguments"  # AG-12 to AG-16 refuse them
+    BAD_ARGUMENTS = "bad arguments"  # AG-11 to AG-14 refuse them
     DENIED = "denied"  # by the policy
     OPEN = "open"  # the breaker was, and nothing was tried
     ERROR = "error"  # the function raised, or returned what cannot be written down
@@ -225,7 +223,7 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class ToolResult:
-    """content: text for the model. AG-18, AG-31. attempts: how often the function was called for it.
+    """content: text for the model. AG-15, AG-25. attempts: how often the function was called for it.
 
     length: characters of the content before it was cut; len(content) where it was not.
     """
@@ -255,12 +253,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may cost. AG-37, AG-38, AG-43.
+    """What a run may cost. AG-30, AG-31, AG-35.
 
     model_calls, tool_calls: how many. tokens: of prompts and outputs together; None for any. seconds: None
     for any. repeats: how often the same calls with the same results make a loop; 0 is off, else ≥ 2.
-    parallel: how
-    many calls of one reply run at once.
+    parallel: how many calls of one reply run at once.
     """
 
     model_calls: int = 20
@@ -288,10 +285,7 @@ class StopReason(Enum):
 
 @dataclass(frozen=True)
 class Usage:
-    """model_calls: how often the model was called, failures included. tool_calls: how many calls were
-    begun, which
-    is all but those SKIPPED, and those CANCELLED with no attempt.
-    """
+    """model_calls: how often the model was called, failures included. tool_calls: how many calls began."""
 
     model_calls: int
     tool_calls: int
@@ -301,8 +295,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Run:
-    """messages: those given and all that were added. results: one for each call, in the order of the
-    calls."""
+    """messages: those given and all that were added. results: one for each call, in their order."""
 
     run_id: str
     messages: list[Message]
@@ -322,7 +315,7 @@ class EventKind(Enum):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a run. AG-44, AG-46.
+    """Something that happened in a run. AG-36, AG-38.
 
     at: time of the clock. call_id: of ATTEMPT and RESULT. text: of a CHECKPOINT what `Agent.resume` takes; of
     the others, free.
@@ -338,11 +331,10 @@ class Event:
 
 
 def parse_tool_calls(text: str, format: str, *, tools: Collection[str] | None = None) -> Parsed:
-    """The calls in a model's output. AG-01 to AG-09, AG-55.
+    """The calls in a model's output. AG-01 to AG-08, AG-45.
 
     format: "hermes", "openai", "llama3" or "react". tools: names that exist; a bare JSON object of llama3
-    that
-    names none of them is text. None: any name will do. Never raises because of `text`.
+    that names none of them is text. None: any name will do. Never raises because of `text`.
 
     Raises InvalidArgument for any other format.
     """
@@ -350,43 +342,43 @@ def parse_tool_calls(text: str, format: str, *, tools: Collection[str] | None = 
 
 
 class StreamingToolParser:
-    """`parse_tool_calls`, while the text is still coming. AG-10, AG-11."""
+    """`parse_tool_calls`, while the text is still coming. AG-09, AG-10."""
 
     def __init__(self, format: str, *, tools: Collection[str] | None = None) -> None:
-        """Raises InvalidArgument for an unknown format. AG-10, AG-55."""
+        """Raises InvalidArgument for an unknown format. AG-09, AG-45."""
 
     def feed(self, text: str) -> list[str | ToolCall | ParseProblem]:
-        """What is certain by now and was not returned before, in the order of the text. AG-10, AG-11, AG-55.
+        """What is certain by now and was not returned before, in the order of the text. AG-09, AG-10, AG-45.
 
         Raises InvalidArgument after `close`.
         """
         ...
 
     def close(self) -> list[str | ToolCall | ParseProblem]:
-        """The rest: no text follows. AG-10, AG-55. Raises InvalidArgument the second time."""
+        """The rest: no text follows. AG-09, AG-45. Raises InvalidArgument the second time."""
         ...
 
 
 def validate_arguments(schema: Schema, arguments: str) -> list[Problem]:
-    """What is wrong with the arguments of a call; [] if nothing. AG-12 to AG-17, AG-54.
+    """What is wrong with the arguments of a call; [] if nothing. AG-11 to AG-14, AG-44.
 
     arguments: JSON text. Empty text, white space and null count as {}. Never raises because of it.
 
-    Raises InvalidArgument for a schema that is none, NotSupported for keywords other than those of AG-13 to
-    AG-16.
+    Raises InvalidArgument for a schema that is none, NotSupported for keywords other than those of AG-12 to
+    AG-14.
     """
     ...
 
 
 def canonical_call(call: ToolCall) -> str:
-    """Equal for equal calls and different for others; what it looks like is free. AG-42."""
+    """Equal for equal calls and different for others; what it looks like is free. AG-35."""
     ...
 
 
 def detect_loop(
     calls: Sequence[ToolCall], results: Sequence[ToolResult], *, repeats: int, max_period: int = 4
 ) -> bool:
-    """Whether the calls have come to turn in a circle. AG-43, AG-55.
+    """Whether the calls have come to turn in a circle. AG-35, AG-45.
 
     Raises InvalidArgument unless there are as many results as calls, repeats ≥ 2 and max_period ≥ 1.
     """
@@ -397,7 +389,7 @@ def detect_loop(
 
 
 class Toolbox:
-    """Tools, and all that stands between a call and its result. AG-18 to AG-31.
+    """Tools, and all that stands between a call and its result. AG-15 to AG-25.
 
     Any thread may call.
     """
@@ -412,14 +404,14 @@ class Toolbox:
         breaker: BreakerPolicy = BreakerPolicy(),
         max_result: int = 10_000,
     ) -> None:
-        """uniform(): a number in [0, 1). max_result: characters, ≥ 100. AG-18, AG-31, AG-54.
+        """uniform(): a number in [0, 1). max_result: characters, ≥ 100. AG-15, AG-25, AG-44.
 
         Raises InvalidArgument for a tool or value out of its range and for a name that two tools have;
         InvalidArgument or NotSupported for a schema that `validate_arguments` would refuse.
         """
 
     def call(self, call: ToolCall, *, run_id: str, deadline: float | None = None) -> ToolResult:
-        """Runs a call to its end. AG-18 to AG-31. deadline: time of the clock, None for never; AG-23.
+        """Runs a call to its end. AG-15 to AG-25. deadline: time of the clock, None for never; AG-19.
 
         Raises Cancelled when the clock or the function does, and InvalidArgument when the call's id is None.
         """
@@ -430,7 +422,7 @@ class Toolbox:
 
 
 class Agent:
-    """Asks the model, runs what it calls, tells it the results, until the run ends. AG-32 to AG-47.
+    """Asks the model, runs what it calls, tells it the results, until the run ends. AG-26 to AG-39.
 
     Its tools stand in one Toolbox, whose breakers live as long as the agent. One run at a time.
     """
@@ -451,15 +443,14 @@ class Agent:
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         """model(messages, tools): tools as OpenAI has them, {"type": "function", "function": {"name",
-        "description", "parameters"}}, those that the policy allows. AG-32. new_id(): text that is new each
-        time.
+        "description", "parameters"}}, those that the policy allows. AG-26. new_id(): text, new each time.
 
         Raises what `Toolbox` raises, and InvalidArgument for limits out of their range or an unknown format.
-        AG-54, AG-55.
+        AG-44, AG-45.
         """
 
     def run(self, messages: Sequence[Message]) -> Run:
-        """From these messages to the end. AG-32 to AG-45, AG-55.
+        """From these messages to the end. AG-26 to AG-37, AG-45.
 
         Raises InvalidArgument when check_transcript finds something in `messages`, or they are none. What
         `new_id`, `on_event` or the clock's `now` raises reaches the caller.
@@ -467,19 +458,19 @@ class Agent:
         ...
 
     def resume(self, checkpoint: str) -> Run:
-        """The rest of a run whose process died, from the text of a CHECKPOINT. AG-46, AG-47, AG-55.
+        """The rest of a run whose process died, from the text of a CHECKPOINT. AG-38, AG-39, AG-45.
 
         Raises InvalidArgument for a text that is none.
         """
         ...
 
     def cancel(self) -> None:
-        """Ends the run that is under way, if there is one, from any thread or callback. AG-40."""
+        """Ends the run that is under way, if there is one, from any thread or callback. AG-33."""
         ...
 
 
 def check_transcript(messages: Sequence[Message]) -> list[Problem]:
-    """What a server would refuse in a list of messages; [] if nothing. AG-33.
+    """What a server would refuse in a list of messages; [] if nothing. AG-27.
 
     Rules and their paths, i the message's index: "role" /i/role; "content" /i/content; "calls" /i/tool_calls
     or /i/tool_calls/j; "duplicate" /i/tool_calls/j/id; "unanswered" /i/tool_calls/j; "unsolicited"
@@ -497,11 +488,10 @@ def compact(
     count_tokens: Callable[[list[Message], list[dict[str, Any]]], int],
     summarize: Callable[[list[Message]], str],
 ) -> list[Message]:
-    """The messages, shortened where they would not fit. AG-48, AG-49, AG-55.
+    """The messages, shortened where they would not fit. AG-40, AG-45.
 
-    budget: tokens that the model can hold. reserved: of those, for its output. count_tokens(messages,
-    tools): of
-    the rendered prompt. summarize(messages): text that stands for them.
+    budget: tokens that the model can hold. reserved: of those, for its output. count_tokens(messages, tools):
+    of the rendered prompt. summarize(messages): text that stands for them.
 
     Raises CannotCompact when nothing that is allowed fits; InvalidArgument when check_transcript finds
     something in `messages`, budget < 1 or reserved < 0.
@@ -513,37 +503,36 @@ def compact(
 
 
 class JsonConstraint:
-    """Which tokens may follow, so that what is written is JSON that a schema accepts. AG-50 to AG-53.
+    """Which tokens may follow, so that what is written is JSON that a schema accepts. AG-41 to AG-43.
 
     A state is plain data that stands for what was written; what it looks like is free. It stays valid.
     """
 
     def __init__(self, schema: Schema, vocabulary: Sequence[bytes], eos: Sequence[int]) -> None:
-        """vocabulary: the bytes of each id, V of them. eos: ids that end the output, whatever their bytes.
-        AG-50.
+        """vocabulary: the bytes of each id, V of them. eos: ids that end it, whatever their bytes. AG-41.
 
-        Raises NotSupported for a schema that is outside what AG-50 names and that it cannot keep to;
-        InvalidArgument for one that is none, for eos that is empty or not in 0 … V − 1. AG-55.
+        Raises NotSupported for a schema that is outside what AG-41 names and that it cannot keep to;
+        InvalidArgument for one that is none, for eos that is empty or not in 0 … V − 1. AG-45.
         """
 
     def start(self) -> Any:
-        """The state in which nothing is written. AG-50."""
+        """The state in which nothing is written. AG-41."""
         ...
 
     def allowed(self, state: Any) -> Array:
-        """(V,) bool: which tokens may come next. AG-50 to AG-53.
+        """(V,) bool: which tokens may come next. AG-41 to AG-43.
 
         Raises InvalidArgument after the end.
         """
         ...
 
     def advance(self, state: Any, token: int) -> Any:
-        """The state after a token. AG-51, AG-53.
+        """The state after a token. AG-42.
 
         Raises InvalidArgument for a token that is not allowed, and after the end.
         """
         ...
 
     def is_complete(self, state: Any) -> bool:
-        """Whether what is written could end here, or has ended. AG-51, AG-53."""
+        """Whether what is written could end here, or has ended. AG-42."""
         ...
