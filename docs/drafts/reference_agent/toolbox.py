@@ -16,6 +16,8 @@ from .breaker import Breaker
 from .results import as_text, result
 from .schemas import validator
 
+_BREAKER = BreakerPolicy()
+
 
 @dataclass
 class Begun:
@@ -27,7 +29,7 @@ class Begun:
 
 
 class Toolbox:
-    def __init__(self, tools, *, policy, clock, uniform, breaker=BreakerPolicy(), max_result=10_000):  # noqa: B008
+    def __init__(self, tools, *, policy, clock, uniform, breaker=_BREAKER, max_result=10_000):
         for tool in tools:
             check_tool(tool)
         names = [tool.name for tool in tools]
