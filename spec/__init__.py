@@ -8,10 +8,13 @@ from spec.errors import (
     CallbackError,
     CannotTruncate,
     ContextTooLong,
+    DamagedIndex,
     InvalidArgument,
+    NothingSaved,
     NotSupported,
     OutOfBlocks,
     SpecError,
+    UnknownDocument,
     UnknownSequence,
 )
 from spec.model import Model
@@ -21,10 +24,13 @@ __all__ = [
     "CannotTruncate",
     "Collective",
     "ContextTooLong",
+    "DamagedIndex",
     "InvalidArgument",
     "Model",
     "NotSupported",
+    "NothingSaved",
     "OutOfBlocks",
     "SpecError",
+    "UnknownDocument",
     "UnknownSequence",
 ]

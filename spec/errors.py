@@ -17,11 +17,27 @@ class OutOfBlocks(SpecError):
     """The pool has fewer free blocks than the operation needs."""
 
 
-class UnknownSequence(SpecError, KeyError):
-    """No sequence of this id is in the cache."""
+class NotThere(SpecError, KeyError):
+    """Base of the errors about an id that is not there."""
 
     def __str__(self) -> str:  # KeyError would show the quoted representation
         return str(self.args[0]) if self.args else ""
+
+
+class UnknownSequence(NotThere):
+    """No sequence of this id is in the cache."""
+
+
+class UnknownDocument(NotThere):
+    """No document of this id is in the index."""
+
+
+class NothingSaved(SpecError):
+    """Nothing was ever saved in this storage."""
+
+
+class DamagedIndex(SpecError):
+    """The bytes in the storage are not those that were saved."""
 
 
 class CannotTruncate(SpecError):
