@@ -51,10 +51,11 @@ class VectorIndex:
         expect(k >= 1, "k", "at least 1", k)
         check_where(where)
         chosen = [each for each in self.vectors if holds(self.metadata[each], where)]
-        return [
-            best_first(Hit(each, similarity(self.metric, query, self.vectors[each])) for each in chosen)[:k]
-            for query in queries.astype(WORK)
-        ]
+        found = []
+        for query in queries.astype(WORK):
+            scores = [float(similarity(self.metric, query, self.vectors[each])) for each in chosen]
+            found.append(best_first(map(Hit, chosen, scores))[:k])
+        return found
 
     def save(self, storage):
         content = {
@@ -79,11 +80,11 @@ def similarity(metric, a, b):
     """Of two vectors (dim,); larger is nearer."""
     if metric == "cosine":
         return cosine(a, b)
-    return float(a @ b) if metric == "ip" else -float((a - b) @ (a - b))
+    return a @ b if metric == "ip" else -((a - b) @ (a - b))
 
 
 def cosine(a, b):
-    return float(unit(a) @ unit(b))
+    return unit(a) @ unit(b)
 
 
 def unit(vector):

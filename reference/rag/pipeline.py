@@ -1,0 +1,202 @@
+"""Documents in, answers with citations out."""
+
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict
+from math import isfinite
+from threading import Lock
+from time import perf_counter
+
+from spec.rag import Answer, Chunk, Document, Hit, Ingested, Retrieved
+
+from .basics import expect, expect_there
+from .chunks import check_sizes, split
+from .conditions import check_where, equal, holds
+from .fusion import reciprocal_rank_fusion
+from .packing import check_packing, citations, pack_context
+from .words import BM25
+
+ALL = 2**62  # more than there are
+RETRIEVALS = ("bm25", "dense", "hybrid")
+CUTTING = ("size", "overlap", "separators")
+PACKING = ("budget", "reserved", "order", "template", "special_tokens")
+
+
+class RagPipeline:
+    """`held`, `chunks`, `words` and `index` are read and changed under the lock `state`, where no function of
+    the caller's is called. Who ingests or removes holds `writer` from the first look to the change."""
+
+    def __init__(self, index, embedder, generate, *, config, tokenize, count_tokens, rerank=None, clock=None):
+        expect(index.dim == embedder.dim, "embedder", f"dim {index.dim}, that of the index", embedder.dim)
+        check_config(config)
+        self.index, self.embedder, self.generate, self.config = index, embedder, generate, config
+        self.tokenize, self.count_tokens, self.rerank = tokenize, count_tokens, rerank
+        self.clock = clock or perf_counter
+        self.state, self.writer = Lock(), Lock()
+        self.chunks = {each: Chunk(**index.get([each])[0]) for each in index.ids()}
+        self.held = documents_of(self.chunks.values())
+        self.words = BM25({each: tokenize(chunk.text) for each, chunk in self.chunks.items()})
+
+    # Documents ----------------------------------------------------------------------------------------------
+
+    def documents(self):
+        with self.state:
+            return sorted(self.held)
+
+    def ingest(self, documents):
+        ids = [each.id for each in documents]
+        expect(len(set(ids)) == len(ids), "documents", "each id once", ids)
+        with self.writer:
+            added = [each for each in ids if each not in self.held]
+            unchanged = [
+                each.id
+                for each in documents
+                if each.id not in added and equal(asdict(each), asdict(self.held[each.id]))
+            ]
+            changed = [each for each in ids if each not in added and each not in unchanged]
+            self.replace(changed, [deepcopy(each) for each in documents if each.id not in unchanged])
+        return Ingested(added, changed, unchanged)
+
+    def remove(self, doc_ids):
+        with self.writer:
+            expect_there(doc_ids, self.held, "doc_ids")
+            self.replace(doc_ids, [])
+
+    def replace(self, old, new):
+        """The documents with these ids go, these documents come."""
+        chunks = {chunk.id: chunk for document in new for chunk in self.cut(document)}
+        fresh = [each for each in chunks if each not in self.chunks]
+        gone = [each for each in self.chunks if self.chunks[each].doc_id in old and each not in chunks]
+        texts = [chunks[each].text for each in fresh]
+        tokens = dict(zip(fresh, map(self.tokenize, texts), strict=True))
+        vectors = self.embedder.embed(texts, "passage") if texts else None
+        with self.state:
+            if texts:  # first of all, since it may refuse what the embedder made
+                self.index.add(fresh, vectors, [{} for _ in fresh])
+            self.index.metadata.update((each, asdict(chunk)) for each, chunk in chunks.items())
+            self.index.remove(gone)
+            self.words.add(tokens)
+            self.words.remove(gone)
+            self.chunks = {each: self.chunks[each] for each in self.chunks if each not in gone} | chunks
+            self.held = {each: self.held[each] for each in self.held if each not in old}
+            self.held.update((document.id, document) for document in new)
+
+    def cut(self, document):
+        return split(document.text, doc_id=document.id, metadata=document.metadata, **self.options(CUTTING))
+
+    def options(self, names):
+        return {name: getattr(self.config, name) for name in names}
+
+    # Questions ----------------------------------------------------------------------------------------------
+
+    def answer(self, question, *, where=None, on_text=None):
+        on_text = on_text or (lambda piece: None)
+        timings = Timings(self.clock)
+        found = self.found(question, where, timings)
+        passages, text = [], ""
+        if found.chunks:
+            with timings.of("pack"):
+                options = self.options(PACKING)
+                packed = pack_context(
+                    found.chunks, question=question, count_tokens=self.count_tokens, **options
+                )
+            passages = packed.chunks
+        if not passages:
+            on_text(self.config.fallback)
+            return Answer(self.config.fallback, [], [], timings.seconds, found.problems)
+        with timings.of("generate"):
+            for piece in self.generate(packed.text):
+                on_text(piece)
+                text += piece
+        return Answer(text, passages, citations(text, passages), timings.seconds, found.problems)
+
+    def retrieve(self, question, *, where=None):
+        return self.found(question, where, Timings(self.clock))
+
+    def found(self, question, where, timings):
+        where = {} if where is None else where
+        check_where(where)
+        problems = []
+        vector = self.embedded(question, timings, problems)
+        with timings.of("search"):
+            tokens = [] if self.config.retrieval == "dense" else self.tokenize(question)
+            with self.state:
+                hits = self.candidates(tokens, vector, where)
+                chunks = {hit.id: deepcopy(self.chunks[hit.id]) for hit in hits}
+        hits = self.reranked(question, hits, chunks, timings, problems)
+        least = self.config.min_score
+        best = [hit for hit in hits if least is None or hit.score >= least][: self.config.k]
+        return Retrieved([chunks[hit.id] for hit in best], [hit.score for hit in best], problems)
+
+    def embedded(self, question, timings, problems):
+        """(1, dim), or None where it is not needed, or cannot be had and words will do."""
+        if self.config.retrieval == "bm25":
+            return None
+        try:
+            with timings.of("embed"):
+                return self.embedder.embed([question], "query")
+        except Exception:  # whatever it is: it is told
+            if self.config.retrieval == "dense":
+                raise
+            problems.append("embed")
+            return None
+
+    def candidates(self, tokens, vector, where):
+        """Hits of chunks that meet the condition, best first."""
+
+        def allowed(hits):
+            seen = [hit for hit in hits if holds(self.chunks[hit.id].metadata, where)]
+            return seen[: self.config.candidates]
+
+        by_words = allowed(self.words.search(tokens, ALL))
+        by_vectors = [] if vector is None else allowed(self.index.search(vector, ALL)[0])
+        if self.config.retrieval == "hybrid":
+            return reciprocal_rank_fusion([[hit.id for hit in hits] for hits in (by_words, by_vectors)])
+        return by_words if self.config.retrieval == "bm25" else by_vectors
+
+    def reranked(self, question, hits, chunks, timings, problems):
+        if self.rerank is None or not hits:
+            return hits
+        try:
+            with timings.of("rerank"):
+                scores = self.rerank(question, [chunks[hit.id].text for hit in hits])
+            fit = len(scores) == len(hits) and all(map(isfinite, scores))
+        except Exception:  # whatever it is: it is told
+            fit = False
+        if not fit:
+            problems.append("rerank")
+            return hits
+        again = [Hit(hit.id, float(score)) for hit, score in zip(hits, scores, strict=True)]
+        return sorted(again, key=lambda hit: -hit.score)  # of equals the one that came first
+
+
+class Timings:
+    def __init__(self, clock):
+        self.clock = clock
+        self.seconds = dict.fromkeys(("embed", "search", "rerank", "pack", "generate"), 0.0)
+
+    @contextmanager
+    def of(self, stage):
+        begun = self.clock()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.clock() - begun
+
+
+def documents_of(chunks):
+    """By their ids: each text is what its chunks have after the end of the one before."""
+    found = {}
+    for chunk in sorted(chunks, key=lambda chunk: chunk.start):
+        text = found[chunk.doc_id].text if chunk.doc_id in found else ""
+        text += chunk.text[len(text) - chunk.start :]
+        found[chunk.doc_id] = Document(chunk.doc_id, text, chunk.metadata)
+    return found
+
+
+def check_config(config):
+    check_sizes(config.size, config.overlap, config.separators)
+    check_packing(config.budget, config.reserved, config.order, config.template, config.special_tokens)
+    expect(config.retrieval in RETRIEVALS, "retrieval", f"one of {RETRIEVALS}", config.retrieval)
+    expect(config.candidates >= 1, "candidates", "at least 1", config.candidates)
+    expect(config.k >= 1, "k", "at least 1", config.k)
