@@ -9,14 +9,7 @@ answer.
 from .chunks import split
 from .conditions import matches
 from .fusion import maximal_marginal_relevance, reciprocal_rank_fusion, score_fusion
-from .measures import (
-    average_precision,
-    evaluate,
-    ndcg_at_k,
-    precision_at_k,
-    recall_at_k,
-    reciprocal_rank,
-)
+from .measures import average_precision, evaluate, ndcg_at_k, precision_at_k, recall_at_k, reciprocal_rank
 from .mixtures import rag_sequence_log_prob, rag_token_log_prob
 from .packing import citations, pack_context
 from .pipeline import RagPipeline

@@ -11,31 +11,26 @@ from .basics import expect
 
 def split(text, *, doc_id, size, overlap, length=None, separators=(), metadata=None):
     length = len if length is None else length
-    check_split(text, size, overlap, length, separators)
-    chunks, times = [], Counter()
-    for start, end in bounds(text, size, overlap, length, separators):
+    check_cutting(size, overlap, separators)
+    for point in sorted(set(text)):
+        expect(length(point) <= size, "size", f"room for every code point, and so for {point!r}", size)
+    chunks, times, start, end = [], Counter(), 0, 0
+    while end < len(text):
+        if chunks:
+            start = next_start(text, start, end, size, overlap, length, separators)
+        end = next_end(text, start, end, size, length, separators)
         piece = text[start:end]
-        number = f"-{times[piece]}" if times[piece] else ""
+        chunk_id = f"{doc_id}#{sha256(piece.encode()).hexdigest()[:16]}"
+        if times[piece]:
+            chunk_id += f"-{times[piece]}"
         times[piece] += 1
-        chunk_id = f"{doc_id}#{sha256(piece.encode()).hexdigest()[:16]}{number}"
         chunks.append(Chunk(chunk_id, doc_id, start, end, piece, deepcopy(metadata or {})))
     return chunks
 
 
-def bounds(text, size, overlap, length, separators):
-    """(start, end) of each chunk."""
-    found, start, end = [], 0, 0
-    while end < len(text):
-        if found:
-            start = next_start(text, start, end, size, overlap, length, separators)
-        end = next_end(text, start, end, size, length, separators)
-        found.append((start, end))
-    return found
-
-
 def next_end(text, start, last_end, size, length, separators):
     """Where a chunk ends that begins at `start`, after one that ended at `last_end`."""
-    most = last_end + 1  # so far it fits
+    most = start + 1
     while most < len(text) and length(text[start : most + 1]) <= size:
         most += 1
     if most == len(text):
@@ -49,23 +44,15 @@ def next_end(text, start, last_end, size, length, separators):
 
 def next_start(text, start, end, size, overlap, length, separators):
     """Where the chunk after text[start:end] begins."""
-    allowed = [
-        at
-        for at in range(start + 1, end + 1)
-        if length(text[at:end]) <= overlap and length(text[at : end + 1]) <= size
-    ]
+    allowed = []
+    for at in range(start + 1, end + 1):
+        if length(text[at:end]) <= overlap and length(text[at : end + 1]) <= size:
+            allowed.append(at)
     joints = [at for at in allowed if any(text.endswith(each, 0, at) for each in separators)]
-    return (joints or allowed)[0]
+    return joints[0] if joints else allowed[0]
 
 
-def check_split(text, size, overlap, length, separators):
-    check_sizes(size, overlap, separators)
-    for point in sorted(set(text)):
-        fits = length(point) <= size
-        expect(fits, "size", f"room for every code point, {length(point)} for {point!r}", size)
-
-
-def check_sizes(size, overlap, separators):
+def check_cutting(size, overlap, separators):
     expect(size >= 1, "size", "at least 1", size)
     expect(0 <= overlap < size, "overlap", f"0 to {size - 1}", overlap)
     expect(all(separators), "separators", "strings that are not empty", list(separators))

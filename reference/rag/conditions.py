@@ -4,7 +4,19 @@ from collections.abc import Mapping
 
 from .basics import expect
 
-OPERATORS = ("$eq", "$ne", "$lt", "$lte", "$gt", "$gte", "$in", "$nin", "$contains")
+OPERATORS = {
+    "$eq": lambda value, operand: equal(value, operand),
+    "$ne": lambda value, operand: not equal(value, operand),
+    "$lt": lambda value, operand: comparable(value, operand) and value < operand,
+    "$lte": lambda value, operand: comparable(value, operand) and value <= operand,
+    "$gt": lambda value, operand: comparable(value, operand) and value > operand,
+    "$gte": lambda value, operand: comparable(value, operand) and value >= operand,
+    "$in": lambda value, operand: any(equal(value, each) for each in operand),
+    "$nin": lambda value, operand: not any(equal(value, each) for each in operand),
+    "$contains": lambda value, operand: (
+        isinstance(value, list) and any(equal(each, operand) for each in value)
+    ),
+}
 
 
 def matches(metadata, where):
@@ -26,31 +38,9 @@ def holds_one(metadata, name, wanted):
         return not holds(metadata, wanted)
     if name not in metadata:
         return False
-    if isinstance(wanted, Mapping):
-        return all(compares(operator, metadata[name], operand) for operator, operand in wanted.items())
-    return equal(metadata[name], wanted)
-
-
-def compares(operator, value, operand):
-    if operator == "$eq":
-        return equal(value, operand)
-    if operator == "$ne":
-        return not equal(value, operand)
-    if operator == "$in":
-        return any(equal(value, each) for each in operand)
-    if operator == "$nin":
-        return not any(equal(value, each) for each in operand)
-    if operator == "$contains":
-        return isinstance(value, list) and any(equal(each, operand) for each in value)
-    if kind(value) is None or kind(value) != kind(operand):
-        return False
-    if operator == "$lt":
-        return value < operand
-    if operator == "$lte":
-        return value <= operand
-    if operator == "$gt":
-        return value > operand
-    return value >= operand
+    if not isinstance(wanted, Mapping):
+        return equal(metadata[name], wanted)
+    return all(OPERATORS[operator](metadata[name], operand) for operator, operand in wanted.items())
 
 
 def equal(a, b):
@@ -58,19 +48,13 @@ def equal(a, b):
         return a is b
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(equal, a, b))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
     return a == b
 
 
-def kind(value):
-    """What can be put in order with what; None for what cannot."""
-    if isinstance(value, str):
-        return "string"
-    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-# Checks ---------------------------------------------------------------------------------------------------
+def comparable(a, b):
+    if isinstance(a, str):
+        return isinstance(b, str)
+    return all(isinstance(each, int | float) and not isinstance(each, bool) for each in (a, b))
 
 
 def check_where(where):
@@ -84,12 +68,11 @@ def check_where(where):
             check_where(wanted)
         else:
             expect(not name.startswith("$"), "where", "a field, $and, $or or $not", name)
-            if isinstance(wanted, Mapping):
-                for operator, operand in wanted.items():
-                    check_operator(operator, operand)
+            check_operators(wanted if isinstance(wanted, Mapping) else {})
 
 
-def check_operator(operator, operand):
-    expect(operator in OPERATORS, "where", f"one of {', '.join(OPERATORS)}", operator)
-    if operator in ("$in", "$nin"):
-        expect(isinstance(operand, list), "where", f"a list for {operator}", repr(operand))
+def check_operators(wanted):
+    for operator, operand in wanted.items():
+        expect(operator in OPERATORS, "where", f"one of {', '.join(OPERATORS)}", operator)
+        fits = operator not in ("$in", "$nin") or isinstance(operand, list)
+        expect(fits, "where", f"a list for {operator}", repr(operand))

@@ -14,30 +14,40 @@ def reciprocal_rank_fusion(rankings, *, k=60, weights=None):
     expect(k >= 0, "k", "at least 0", k)
     scores = {}
     for ranking, weight in zip(rankings, weights, strict=True):
-        best = {}  # the first rank of each id
+        seen = set()
         for rank, each in enumerate(ranking, start=1):
-            best.setdefault(each, rank)
-        for each, rank in best.items():
-            scores[each] = scores.get(each, WORK(0)) + weight / (WORK(k) + rank)
-    return in_order(scores)
+            if each not in seen:
+                scores[each] = scores.get(each, 0) + WORK(weight) / (k + rank)
+            seen.add(each)
+    return ranked(scores)
 
 
 def score_fusion(rankings, *, weights=None):
     weights = checked_weights(weights, rankings)
     for ranking in rankings:
-        for hit in ranking:
-            expect(np.isfinite(hit.score), "rankings", "finite scores", hit)
+        expect(all(np.isfinite(hit.score) for hit in ranking), "rankings", "finite scores", ranking)
     scores = {}
     for ranking, weight in zip(rankings, weights, strict=True):
-        best = {}  # the best score of each id
+        best = {}
         for hit in ranking:
-            best[hit.id] = max(hit.score, best.get(hit.id, hit.score))
-        low = min((WORK(hit.score) for hit in ranking), default=0)
-        high = max((WORK(hit.score) for hit in ranking), default=0)
+            best[hit.id] = max(WORK(hit.score), best.get(hit.id, hit.score))
+        low, high = min((hit.score for hit in ranking), default=0), max(best.values(), default=0)
         for each, score in best.items():
-            share = (WORK(score) - low) / (high - low) if high > low else WORK(1)
-            scores[each] = scores.get(each, WORK(0)) + weight * share
-    return in_order(scores)
+            share = (score - low) / (high - low) if high > low else 1
+            scores[each] = scores.get(each, 0) + weight * share
+    return ranked(scores)
+
+
+def ranked(scores):
+    return best_first(Hit(each, float(score)) for each, score in scores.items())
+
+
+def checked_weights(weights, rankings):
+    weights = [1.0] * len(rankings) if weights is None else weights
+    expect(len(weights) == len(rankings), "weights", f"{len(rankings)} of them", len(weights))
+    right = all(np.isfinite(weight) and weight >= 0 for weight in weights)
+    expect(right, "weights", "finite numbers from 0 on", weights)
+    return weights
 
 
 def maximal_marginal_relevance(query, candidates, k, lam):
@@ -47,8 +57,7 @@ def maximal_marginal_relevance(query, candidates, k, lam):
     expect(fits, "candidates", f"shape (n, {len(query)})", candidates.shape)
     expect(k >= 1, "k", "at least 1", k)
     expect(0 <= lam <= 1, "lam", "0 to 1", lam)
-    query, rows, lam = query.astype(WORK), candidates.astype(WORK), WORK(lam)
-    picked = []
+    query, rows, picked = query.astype(WORK), candidates.astype(WORK), []
 
     def worth(i):
         relevance = cosine(query, rows[i])
@@ -60,15 +69,3 @@ def maximal_marginal_relevance(query, candidates, k, lam):
         rest = [i for i in range(len(rows)) if i not in picked]
         picked.append(max(rest, key=worth))  # of equals the first
     return picked
-
-
-def in_order(scores):
-    return best_first(Hit(each, float(score)) for each, score in scores.items())
-
-
-def checked_weights(weights, rankings):
-    weights = [1.0] * len(rankings) if weights is None else weights
-    expect(len(weights) == len(rankings), "weights", f"{len(rankings)} of them", len(weights))
-    for weight in weights:
-        expect(np.isfinite(weight) and weight >= 0, "weights", "finite numbers from 0 on", weight)
-    return [WORK(weight) for weight in weights]

@@ -12,15 +12,7 @@ BRACKETS = re.compile(r"\[[0-9]{1,6}( *, *[0-9]{1,6})*\]")
 
 
 def pack_context(
-    chunks,
-    *,
-    question,
-    budget,
-    reserved,
-    count_tokens,
-    order="rank",
-    template=TEMPLATE,
-    special_tokens=(),
+    chunks, *, question, budget, reserved, count_tokens, order="rank", template=TEMPLATE, special_tokens=()
 ):
     check_packing(budget, reserved, order, template, special_tokens)
     room = budget - reserved

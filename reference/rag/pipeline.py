@@ -10,14 +10,13 @@ from time import perf_counter
 from spec.rag import Answer, Chunk, Document, Hit, Ingested, Retrieved
 
 from .basics import expect, expect_there
-from .chunks import check_sizes, split
+from .chunks import check_cutting, split
 from .conditions import check_where, equal, holds
 from .fusion import reciprocal_rank_fusion
 from .packing import check_packing, citations, pack_context
 from .words import BM25
 
 ALL = 2**62  # more than there are
-RETRIEVALS = ("bm25", "dense", "hybrid")
 CUTTING = ("size", "overlap", "separators")
 PACKING = ("budget", "reserved", "order", "template", "special_tokens")
 
@@ -27,14 +26,21 @@ class RagPipeline:
     the caller's is called. Who ingests or removes holds `writer` from the first look to the change."""
 
     def __init__(self, index, embedder, generate, *, config, tokenize, count_tokens, rerank=None, clock=None):
+        self.cutting = {name: getattr(config, name) for name in CUTTING}
+        self.packing = {name: getattr(config, name) for name in PACKING}
+        check_cutting(**self.cutting)
+        check_packing(**self.packing)
+        known = config.retrieval in ("bm25", "dense", "hybrid")
+        expect(known, "retrieval", "bm25, dense or hybrid", config.retrieval)
+        expect(config.candidates >= 1, "candidates", "at least 1", config.candidates)
+        expect(config.k >= 1, "k", "at least 1", config.k)
         expect(index.dim == embedder.dim, "embedder", f"dim {index.dim}, that of the index", embedder.dim)
-        check_config(config)
         self.index, self.embedder, self.generate, self.config = index, embedder, generate, config
         self.tokenize, self.count_tokens, self.rerank = tokenize, count_tokens, rerank
         self.clock = clock or perf_counter
         self.state, self.writer = Lock(), Lock()
-        self.chunks = {each: Chunk(**index.get([each])[0]) for each in index.ids()}
-        self.held = documents_of(self.chunks.values())
+        self.chunks = {each: Chunk(**index.get([each])[0]) for each in index.ids()}  # by their ids
+        self.held = documents_of(self.chunks.values())  # by their ids
         self.words = BM25({each: tokenize(chunk.text) for each, chunk in self.chunks.items()})
 
     # Documents ----------------------------------------------------------------------------------------------
@@ -46,16 +52,18 @@ class RagPipeline:
     def ingest(self, documents):
         ids = [each.id for each in documents]
         expect(len(set(ids)) == len(ids), "documents", "each id once", ids)
+        report = Ingested([], [], [])
         with self.writer:
-            added = [each for each in ids if each not in self.held]
-            unchanged = [
-                each.id
-                for each in documents
-                if each.id not in added and equal(asdict(each), asdict(self.held[each.id]))
-            ]
-            changed = [each for each in ids if each not in added and each not in unchanged]
-            self.replace(changed, [deepcopy(each) for each in documents if each.id not in unchanged])
-        return Ingested(added, changed, unchanged)
+            for each in documents:
+                if each.id not in self.held:
+                    report.added.append(each.id)
+                elif same(each, self.held[each.id]):
+                    report.unchanged.append(each.id)
+                else:
+                    report.changed.append(each.id)
+            new = [deepcopy(each) for each in documents if each.id not in report.unchanged]
+            self.replace(report.changed, new)
+        return report
 
     def remove(self, doc_ids):
         with self.writer:
@@ -64,15 +72,18 @@ class RagPipeline:
 
     def replace(self, old, new):
         """The documents with these ids go, these documents come."""
-        chunks = {chunk.id: chunk for document in new for chunk in self.cut(document)}
-        fresh = [each for each in chunks if each not in self.chunks]
+        chunks = {}
+        for document in new:
+            pieces = split(document.text, doc_id=document.id, metadata=document.metadata, **self.cutting)
+            chunks.update((chunk.id, chunk) for chunk in pieces)
         gone = [each for each in self.chunks if self.chunks[each].doc_id in old and each not in chunks]
+        fresh = [each for each in chunks if each not in self.chunks]
         texts = [chunks[each].text for each in fresh]
         tokens = dict(zip(fresh, map(self.tokenize, texts), strict=True))
         vectors = self.embedder.embed(texts, "passage") if texts else None
         with self.state:
             if texts:  # first of all, since it may refuse what the embedder made
-                self.index.add(fresh, vectors, [{} for _ in fresh])
+                self.index.add(fresh, vectors)
             self.index.metadata.update((each, asdict(chunk)) for each, chunk in chunks.items())
             self.index.remove(gone)
             self.words.add(tokens)
@@ -80,12 +91,6 @@ class RagPipeline:
             self.chunks = {each: self.chunks[each] for each in self.chunks if each not in gone} | chunks
             self.held = {each: self.held[each] for each in self.held if each not in old}
             self.held.update((document.id, document) for document in new)
-
-    def cut(self, document):
-        return split(document.text, doc_id=document.id, metadata=document.metadata, **self.options(CUTTING))
-
-    def options(self, names):
-        return {name: getattr(self.config, name) for name in names}
 
     # Questions ----------------------------------------------------------------------------------------------
 
@@ -96,10 +101,8 @@ class RagPipeline:
         passages, text = [], ""
         if found.chunks:
             with timings.of("pack"):
-                options = self.options(PACKING)
-                packed = pack_context(
-                    found.chunks, question=question, count_tokens=self.count_tokens, **options
-                )
+                count = self.count_tokens
+                packed = pack_context(found.chunks, question=question, count_tokens=count, **self.packing)
             passages = packed.chunks
         if not passages:
             on_text(self.config.fallback)
@@ -145,8 +148,8 @@ class RagPipeline:
         """Hits of chunks that meet the condition, best first."""
 
         def allowed(hits):
-            seen = [hit for hit in hits if holds(self.chunks[hit.id].metadata, where)]
-            return seen[: self.config.candidates]
+            met = [hit for hit in hits if holds(self.chunks[hit.id].metadata, where)]
+            return met[: self.config.candidates]
 
         by_words = allowed(self.words.search(tokens, ALL))
         by_vectors = [] if vector is None else allowed(self.index.search(vector, ALL)[0])
@@ -171,6 +174,8 @@ class RagPipeline:
 
 
 class Timings:
+    """Seconds of each stage."""
+
     def __init__(self, clock):
         self.clock = clock
         self.seconds = dict.fromkeys(("embed", "search", "rerank", "pack", "generate"), 0.0)
@@ -184,6 +189,12 @@ class Timings:
             self.seconds[stage] = self.clock() - begun
 
 
+def same(a, b):
+    names = a.metadata.keys()
+    metadata = names == b.metadata.keys() and all(equal(a.metadata[each], b.metadata[each]) for each in names)
+    return metadata and a.text == b.text
+
+
 def documents_of(chunks):
     """By their ids: each text is what its chunks have after the end of the one before."""
     found = {}
@@ -192,11 +203,3 @@ def documents_of(chunks):
         text += chunk.text[len(text) - chunk.start :]
         found[chunk.doc_id] = Document(chunk.doc_id, text, chunk.metadata)
     return found
-
-
-def check_config(config):
-    check_sizes(config.size, config.overlap, config.separators)
-    check_packing(config.budget, config.reserved, config.order, config.template, config.special_tokens)
-    expect(config.retrieval in RETRIEVALS, "retrieval", f"one of {RETRIEVALS}", config.retrieval)
-    expect(config.candidates >= 1, "candidates", "at least 1", config.candidates)
-    expect(config.k >= 1, "k", "at least 1", config.k)
