@@ -68,11 +68,7 @@ def check_where(where):
             check_where(wanted)
         else:
             expect(not name.startswith("$"), "where", "a field, $and, $or or $not", name)
-            check_operators(wanted if isinstance(wanted, Mapping) else {})
-
-
-def check_operators(wanted):
-    for operator, operand in wanted.items():
-        expect(operator in OPERATORS, "where", f"one of {', '.join(OPERATORS)}", operator)
-        fits = operator not in ("$in", "$nin") or isinstance(operand, list)
-        expect(fits, "where", f"a list for {operator}", repr(operand))
+            for operator, operand in wanted.items() if isinstance(wanted, Mapping) else ():
+                expect(operator in OPERATORS, "where", f"one of {', '.join(OPERATORS)}", operator)
+                fits = operator not in ("$in", "$nin") or isinstance(operand, list)
+                expect(fits, "where", f"a list for {operator}", repr(operand))

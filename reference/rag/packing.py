@@ -35,7 +35,7 @@ def pack_context(
 
 
 def in_order(chunks, order):
-    """ "edges": ranks 1, 3, 5, … and then …, 6, 4, 2."""
+    """As they stand in the prompt: for "edges" ranks 1, 3, 5, … and then …, 6, 4, 2."""
     return list(chunks) if order == "rank" else chunks[::2] + chunks[1::2][::-1]
 
 

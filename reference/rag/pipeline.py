@@ -17,6 +17,7 @@ from .packing import check_packing, citations, pack_context
 from .words import BM25
 
 ALL = 2**62  # more than there are
+STAGES = ("embed", "search", "rerank", "pack", "generate")
 CUTTING = ("size", "overlap", "separators")
 PACKING = ("budget", "reserved", "order", "template", "special_tokens")
 
@@ -96,32 +97,32 @@ class RagPipeline:
 
     def answer(self, question, *, where=None, on_text=None):
         on_text = on_text or (lambda piece: None)
-        timings = Timings(self.clock)
+        timings = dict.fromkeys(STAGES, 0.0)
         found = self.found(question, where, timings)
         passages, text = [], ""
         if found.chunks:
-            with timings.of("pack"):
+            with self.timed(timings, "pack"):
                 count = self.count_tokens
                 packed = pack_context(found.chunks, question=question, count_tokens=count, **self.packing)
             passages = packed.chunks
         if not passages:
             on_text(self.config.fallback)
-            return Answer(self.config.fallback, [], [], timings.seconds, found.problems)
-        with timings.of("generate"):
+            return Answer(self.config.fallback, [], [], timings, found.problems)
+        with self.timed(timings, "generate"):
             for piece in self.generate(packed.text):
                 on_text(piece)
                 text += piece
-        return Answer(text, passages, citations(text, passages), timings.seconds, found.problems)
+        return Answer(text, passages, citations(text, passages), timings, found.problems)
 
     def retrieve(self, question, *, where=None):
-        return self.found(question, where, Timings(self.clock))
+        return self.found(question, where, dict.fromkeys(STAGES, 0.0))
 
     def found(self, question, where, timings):
         where = {} if where is None else where
         check_where(where)
         problems = []
         vector = self.embedded(question, timings, problems)
-        with timings.of("search"):
+        with self.timed(timings, "search"):
             tokens = [] if self.config.retrieval == "dense" else self.tokenize(question)
             with self.state:
                 hits = self.candidates(tokens, vector, where)
@@ -136,7 +137,7 @@ class RagPipeline:
         if self.config.retrieval == "bm25":
             return None
         try:
-            with timings.of("embed"):
+            with self.timed(timings, "embed"):
                 return self.embedder.embed([question], "query")
         except Exception:  # whatever it is: it is told
             if self.config.retrieval == "dense":
@@ -161,7 +162,7 @@ class RagPipeline:
         if self.rerank is None or not hits:
             return hits
         try:
-            with timings.of("rerank"):
+            with self.timed(timings, "rerank"):
                 scores = self.rerank(question, [chunks[hit.id].text for hit in hits])
             fit = len(scores) == len(hits) and all(map(isfinite, scores))
         except Exception:  # whatever it is: it is told
@@ -172,21 +173,13 @@ class RagPipeline:
         again = [Hit(hit.id, float(score)) for hit, score in zip(hits, scores, strict=True)]
         return sorted(again, key=lambda hit: -hit.score)  # of equals the one that came first
 
-
-class Timings:
-    """Seconds of each stage."""
-
-    def __init__(self, clock):
-        self.clock = clock
-        self.seconds = dict.fromkeys(("embed", "search", "rerank", "pack", "generate"), 0.0)
-
     @contextmanager
-    def of(self, stage):
+    def timed(self, timings, stage):
         begun = self.clock()
         try:
             yield
         finally:
-            self.seconds[stage] = self.clock() - begun
+            timings[stage] = self.clock() - begun
 
 
 def same(a, b):

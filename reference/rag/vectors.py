@@ -11,13 +11,11 @@ from .basics import WORK, best_first, expect, expect_there
 from .conditions import check_where, holds
 from .keeping import keep, kept
 
-METRICS = ("cosine", "ip", "l2")
-
 
 class VectorIndex:
     def __init__(self, dim, *, metric="cosine"):
         expect(dim >= 1, "dim", "at least 1", dim)
-        expect(metric in METRICS, "metric", f"one of {', '.join(METRICS)}", metric)
+        expect(metric in ("cosine", "ip", "l2"), "metric", "cosine, ip or l2", metric)
         self.dim, self.metric = dim, metric
         self.vectors, self.metadata = {}, {}  # both by id
 
@@ -26,7 +24,7 @@ class VectorIndex:
         expect(vectors.shape == (len(ids), self.dim), "vectors", f"shape {len(ids), self.dim}", vectors.shape)
         expect(len(metadata) == len(ids), "metadata", f"{len(ids)} of them", len(metadata))
         expect(len(set(ids)) == len(ids), "ids", "each id once", list(ids))
-        check_finite(vectors, "vectors")
+        expect(np.isfinite(vectors).all(), "vectors", "finite numbers", vectors)
         for i, each in enumerate(ids):
             self.vectors[each] = vectors[i].astype(WORK)
             self.metadata[each] = deepcopy(metadata[i])
@@ -47,7 +45,7 @@ class VectorIndex:
         where = {} if where is None else where
         fits = queries.ndim == 2 and queries.shape[1] == self.dim
         expect(fits, "queries", f"shape (m, {self.dim})", queries.shape)
-        check_finite(queries, "queries")
+        expect(np.isfinite(queries).all(), "queries", "finite numbers", queries)
         expect(k >= 1, "k", "at least 1", k)
         check_where(where)
         chosen = [each for each in self.vectors if holds(self.metadata[each], where)]
@@ -91,7 +89,3 @@ def unit(vector):
     """The vector with length 1; one of length 0 stays."""
     length = np.sqrt(vector @ vector)
     return vector / length if length > 0 else vector
-
-
-def check_finite(array, argument):
-    expect(np.isfinite(array).all(), argument, "finite numbers", array)
