@@ -136,8 +136,9 @@ def answers(
             with ThreadPoolExecutor(len(calls)) as threads:
                 given = list(threads.map(again, calls, *zip(*prepared, strict=True)))
         for call, answer in zip(calls, given, strict=True):
-            if "." not in call.name and call.object_id is not None and not isinstance(answer, Exception):
-                objects[call.object_id] = answer
+            made = call.value.id if isinstance(call.value, Reference) else call.object_id
+            if made is not None and made not in objects and not isinstance(answer, Exception):
+                objects[made] = answer
                 answer = None
             found.append(comparable(call, answer, choices))
     return found

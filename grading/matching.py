@@ -70,6 +70,8 @@ def _types(value: Any) -> Any:
         return type(value), [_types(getattr(value, field.name)) for field in fields(value)]
     if isinstance(value, list | tuple):
         return type(value), [_types(each) for each in value]
+    if isinstance(value, dict):
+        return type(value), {key: _types(each) for key, each in value.items()}
     return type(value)
 
 
