@@ -30,7 +30,7 @@ def split(text, *, doc_id, size, overlap, length=None, separators=(), metadata=N
 
 def next_end(text, start, last_end, size, length, separators):
     """Where a chunk ends that begins at `start`, after one that ended at `last_end`."""
-    most = start + 1
+    most = last_end + 1  # so far it fits
     while most < len(text) and length(text[start : most + 1]) <= size:
         most += 1
     if most == len(text):
