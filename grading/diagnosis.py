@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from grading.boundary.failures import BoundaryFailure
+from grading.boundary.references import CALLABLE, STREAM
 from grading.boundary.trace import RecordedCall, Reference
 from grading.bugs import Bug, free_choices
 from grading.edited import Place, edited_functions, fresh_reference, is_reference, reference
@@ -115,6 +116,11 @@ def answers(
     """What `module` answers to the same calls; an exception it raises is its answer."""
     objects: dict[str | None, Any] = {}
 
+    def resolved(reference: Reference) -> Any:
+        """An object made in the trace is here what was made here, None where that raised."""
+        ours = reference.kind in (CALLABLE, STREAM)
+        return resolve(reference) if ours else objects.get(reference.id)
+
     def again(call: RecordedCall, args: Any, options: Any) -> Any:
         owner, _, method = call.name.partition(".")
         try:
@@ -129,7 +135,7 @@ def answers(
 
     found = []
     for calls in at_once(trace):
-        prepared = [mapped(lambda leaf: copied(leaf, resolve), choices.arguments(call)) for call in calls]
+        prepared = [mapped(lambda leaf: copied(leaf, resolved), choices.arguments(call)) for call in calls]
         if len(calls) == 1:
             given = [again(calls[0], *prepared[0])]
         else:
