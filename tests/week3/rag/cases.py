@@ -216,7 +216,7 @@ PREFIXES = (None, lambda n: 0, lambda n: 1, lambda n: n // 2, lambda n: n - 1, l
 
 
 def after_crash(files, loose):
-    """What may be on the disk: of each loose file any prefix, or no file. One of them is unlike the others."""
+    """What may be on the disk: of each loose file a prefix, or no file. One is unlike the others."""
     if not loose:
         yield files
     for odd in sorted(loose):

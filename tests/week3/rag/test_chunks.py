@@ -70,7 +70,7 @@ def test_a_chunk_is_what_stands_at_its_place(impl, text, size, overlap):
 
 
 @requirement("RAG-02")
-@pytest.mark.parametrize("metadata", [None, {}, {"lang": "en", "groups": ["a", 1, None, True]}])
+@pytest.mark.parametrize("metadata", [None, {"lang": "en", "groups": ["a", 1, None, True]}])
 def test_a_chunk_has_its_documents_metadata(impl, metadata):
     chunks = impl.split("abcdef", doc_id="the document", size=4, overlap=1, metadata=metadata)
     assert_equal([chunk.doc_id for chunk in chunks], ["the document"] * 2, "doc_id of each")
@@ -119,7 +119,6 @@ TEXT = "a bb  ccc dddd\n b é e"
         ("aabbaabcabddd", kinds, 3, 2),
         ("abcdefgh", lambda text: 3 * len(text), 9, 3),
         ("abcdefgh", lambda text: 3 * len(text), 10, 5),
-        ("", words, 2, 1),
     ],
 )
 def test_as_much_as_fits(impl, text, length, size, overlap):
@@ -165,6 +164,7 @@ def test_where_more_may_count_less_any_end_that_fits_will_do(impl, size, overlap
 @example(text="One two. Three four. Five", size=14, overlap=6, separators=(". ", " "))
 @example(text="a b. cc dd ee", size=9, overlap=0, separators=(". ", " "))
 @example(text="aaaaaaaa", size=5, overlap=3, separators=("aa",))
+@example(text="abc\n\ndefg", size=4, overlap=0, separators=("\n\n",))
 @example(text="ab. abcdef", size=4, overlap=1, separators=(". ", " "))
 @example(text="abcd abcdefghi", size=6, overlap=2, separators=(" ",))
 @example(text="a bbbbb ccc", size=6, overlap=5, separators=(" ",))
@@ -192,17 +192,17 @@ def ids_of(doc_id, pieces):
 
 
 @requirement("RAG-05")
-@given(text=st.text("abé", max_size=12), size=st.integers(1, 3), overlap=st.integers(0, 2))
+@given(text=st.text("abé ", max_size=12), size=st.integers(1, 3), overlap=st.integers(0, 2))
 @example(text="abcabc", size=3, overlap=0)
 @example(text="abababab", size=2, overlap=0)
-@example(text="éaébéc", size=2, overlap=1)
+@example(text="éa béc", size=2, overlap=1)
 def test_an_id_is_made_of_the_text(impl, text, size, overlap):
     chunks = impl.split(text, doc_id="d", size=size, overlap=overlap % size)
     assert_equal([chunk.id for chunk in chunks], ids_of("d", [chunk.text for chunk in chunks]), "ids")
 
 
 @requirement("RAG-05")
-@pytest.mark.parametrize("doc_id", ["d", "a#b", "", "Straße 1/2"])
+@pytest.mark.parametrize("doc_id", ["d", "a#b", "Straße 1/2"])
 def test_equal_texts_of_two_documents_have_two_ids(impl, doc_id):
     ids = [chunk.id for chunk in impl.split("abcabcabc", doc_id=doc_id, size=3, overlap=0)]
     assert_equal(ids, [f"{doc_id}#ba7816bf8f01cfea{end}" for end in ("", "-1", "-2")], "ids")
