@@ -1,4 +1,4 @@
-"""What plain numbers should be: the reference answers in Python floats, and an allowance is derived of arrays."""
+"""What plain numbers should be: the reference gives Python floats, an allowance is derived of arrays."""
 
 import numpy as np
 

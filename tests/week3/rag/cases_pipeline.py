@@ -1,9 +1,9 @@
 """What a caller brings to a pipeline: an embedder, a tokenizer and a generator that anybody can foresee.
 
-A line of a document has 20 code points and is a chunk. Its words are what BM25 finds; a number after «@» is
-how near it is to every question, and a question's number after «?» which way: «neon gas @7» and «neon ?1» have
-the inner product 7, with «neon ?-1» −7. Small whole numbers are exact in every float. So a passage that was
-embedded as a question, or a question as a passage, has 0 with everything.
+A line of a document has 20 code points and is a chunk. Its words are what BM25 finds. A number after «@» says
+how near it is to every question, and a question's number after «?» which way: «neon gas @7» has with
+«neon ?1» the inner product 7, with «neon ?-1» −7. Small whole numbers are exact in every float. A passage that
+was embedded as a question, or a question as a passage, has 0 with everything.
 """
 
 import html
@@ -18,7 +18,8 @@ DIM = 2
 MARKS = {"passage": "@", "query": "?"}
 
 
-def document(doc_id, *lines, **metadata):
+def document(doc_id, /, *lines, **metadata):
+    assert all(len(line) <= SIZE for line in lines), f"lines of at most {SIZE} code points"
     return Document(doc_id, "".join(f"{line:<{SIZE}}" for line in lines), metadata)
 
 
@@ -83,7 +84,17 @@ class Caller:
         return sorted(text.rstrip() for texts, kind in self.embedded if kind == "passage" for text in texts)
 
 
-def pipeline(impl, caller, *documents, index=None, rerank=None, generate=None, clock=still, **config):
+def pipeline(
+    impl,
+    caller,
+    *documents,
+    index=None,
+    rerank=None,
+    generate=None,
+    clock=still,
+    count_tokens=count_words,
+    **config,
+):
     """A pipeline that has ingested these documents. BM25 alone finds, unless `config` says otherwise."""
     made = impl.RagPipeline(
         new_index(impl) if index is None else index,
@@ -91,7 +102,7 @@ def pipeline(impl, caller, *documents, index=None, rerank=None, generate=None, c
         generate or caller.generate,
         config=RagConfig(**{"size": SIZE, "overlap": 0, "retrieval": "bm25", **config}),
         tokenize=caller.tokenize,
-        count_tokens=count_words,
+        count_tokens=count_tokens,
         rerank=rerank,
         clock=clock,
     )
@@ -117,8 +128,12 @@ def quote(prompt):
     """The line of the passages that shares most words with the question, and its number; else it declines."""
     question = words_of(prompt.rpartition("Question: ")[2])
     lines = []
-    for number, text in re.findall(r'<passage number="(\d+)" source="[^"]*">\n(.*?)\n</passage>', prompt, re.DOTALL):
-        lines += [(len(question & words_of(line)), line.strip(), number) for line in html.unescape(text).split("\n")]
+    for number, text in re.findall(
+        r'<passage number="(\d+)" source="[^"]*">\n(.*?)\n</passage>', prompt, re.DOTALL
+    ):
+        lines += [
+            (len(question & words_of(line)), line.strip(), number) for line in html.unescape(text).split("\n")
+        ]
     shared, line, number = max(lines, default=(0, "", ""))
     return ["I cannot tell."] if shared < 2 else [line, " ", f"[{number}]"]
 

@@ -63,7 +63,9 @@ def test_an_id_is_missing_or_there_twice(impl, k, rankings, weights):
 
 
 @requirement("RAG-25")
-@pytest.mark.parametrize("rankings", [[["d9", "d10"], ["d10", "d9"]], [["b", "B"], ["B", "b"]], [["b"], ["a"]]])
+@pytest.mark.parametrize(
+    "rankings", [[["d9", "d10"], ["d10", "d9"]], [["b", "B"], ["B", "b"]], [["b"], ["a"]]]
+)
 def test_of_equals_the_smaller_id_is_first(impl, rankings):
     assert_hits(impl.reciprocal_rank_fusion(rankings), TRUTH.reciprocal_rank_fusion(rankings))
 
@@ -116,7 +118,9 @@ def test_scores_come_to_one_scale(impl, rankings, weights):
 def test_scores_that_are_level(impl):
     rankings = [hits(a=12, b=8, c=4), hits(c=0.5, b=0.25)]
     assert_equal(impl.score_fusion(rankings), [Hit("a", 1.0), Hit("c", 1.0), Hit("b", 0.5)], "hits")
-    assert_equal(impl.score_fusion([hits(a=-7, b=-7)]), [Hit("a", 1.0), Hit("b", 1.0)], "hits of equal scores")
+    assert_equal(
+        impl.score_fusion([hits(a=-7, b=-7)]), [Hit("a", 1.0), Hit("b", 1.0)], "hits of equal scores"
+    )
     assert_equal(impl.score_fusion([hits(b=0)]), [Hit("b", 1.0)], "a single one")
     assert_equal(impl.score_fusion([hits(b=5)], weights=[0.0]), [Hit("b", 0.0)], "hits of weight 0")
     assert_equal(impl.score_fusion([[], hits(a=1)]), [Hit("a", 1.0)], "hits beside an empty ranking")
@@ -141,7 +145,12 @@ def clear_rows(seed, n, k, lam):
         rows[n // 2 :] = rows[: n - n // 2] + 0.2 * rows[n // 2 :]
         rows *= rng.uniform(0.2, 5, (n, 1))
         moved = [
-            MMR(query * (1 + NUDGE * rng.choice([-1, 1], 4)), rows * (1 + NUDGE * rng.choice([-1, 1], (n, 4))), k, lam)
+            MMR(
+                query * (1 + NUDGE * rng.choice([-1, 1], 4)),
+                rows * (1 + NUDGE * rng.choice([-1, 1], (n, 4))),
+                k,
+                lam,
+            )
             for _ in range(6)
         ]
         if all(picks == moved[0] for picks in moved):
@@ -149,7 +158,12 @@ def clear_rows(seed, n, k, lam):
 
 
 @requirement("RAG-27")
-@given(seed=st.integers(0, 999), n=st.integers(1, 7), k=st.integers(1, 8), lam=st.sampled_from([0.3, 0.5, 0.6, 0.9, 1.0]))
+@given(
+    seed=st.integers(0, 999),
+    n=st.integers(1, 7),
+    k=st.integers(1, 8),
+    lam=st.sampled_from([0.3, 0.5, 0.6, 0.9, 1.0]),
+)
 @example(seed=1, n=7, k=7, lam=0.5)
 @example(seed=2, n=6, k=6, lam=0.3)
 @example(seed=3, n=6, k=9, lam=0.6)
@@ -163,7 +177,9 @@ def test_near_the_question_and_far_from_each_other(impl, seed, n, k, lam):
 @requirement("RAG-27")
 def test_a_row_is_compared_with_all_that_were_picked(impl):
     query, rows = f32([1, 0, 0])[0], f32([1, 0.2, 0], [1, 0.25, 0], [0.6, -0.1, 0.2], [0.5, -0.3, 0])
-    assert_equal(impl.maximal_marginal_relevance(query, rows, 3, 0.6), [0, 3, 2], "picks of the text's example")
+    assert_equal(
+        impl.maximal_marginal_relevance(query, rows, 3, 0.6), [0, 3, 2], "picks of the text's example"
+    )
 
 
 @requirement("RAG-27")
@@ -196,7 +212,8 @@ def test_fusion_refuses(impl):
     valid = {"rankings": [hits(a=2, b=1), hits(b=3)], "weights": [1.0, 2.0]}
     assert_equal([each.id for each in impl.score_fusion(**valid)], ["b", "a"], "ids")
     wrong_scores = [
-        ("rankings/score", {"rankings": [hits(a=2, b=1), hits(b=wrong)]}) for wrong in (np.nan, np.inf, -np.inf)
+        ("rankings/score", {"rankings": [hits(a=2, b=1), hits(b=wrong)]})
+        for wrong in (np.nan, np.inf, -np.inf)
     ]
     check_refusals(impl.score_fusion, valid, [*wrong_weights, *wrong_scores])
 

@@ -93,7 +93,17 @@ def test_without_relevant_documents_all_is_0(impl, qrels):
 
 # Over all queries
 
-METRICS = ["ndcg@10", "ndcg@1", "recall@2", "recall@100", "precision@5", "precision@3", "mrr@10", "mrr@1", "map"]
+METRICS = [
+    "ndcg@10",
+    "ndcg@1",
+    "recall@2",
+    "recall@100",
+    "precision@5",
+    "precision@3",
+    "mrr@10",
+    "mrr@1",
+    "map",
+]
 QUERIES = ["q1", "q2", "q3", "q4"]
 
 
@@ -103,8 +113,12 @@ QUERIES = ["q1", "q2", "q3", "q4"]
     qrels=st.dictionaries(st.sampled_from(QUERIES), judgements, max_size=4),
     metrics=st.lists(st.sampled_from(METRICS), min_size=1, max_size=4, unique=True),
 )
-@example(run={"q1": ["a"], "q4": ["x"]}, qrels={"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 0}}, metrics=METRICS)
-@example(run={"q1": list("dab"), "q2": list("ba")}, qrels={"q1": GRADED, "q2": {"a": 1, "c": 1}}, metrics=METRICS)
+@example(
+    run={"q1": ["a"], "q4": ["x"]}, qrels={"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"c": 0}}, metrics=METRICS
+)
+@example(
+    run={"q1": list("dab"), "q2": list("ba")}, qrels={"q1": GRADED, "q2": {"a": 1, "c": 1}}, metrics=METRICS
+)
 @example(run={"q2": ["a"]}, qrels={"q3": {"c": 0}, "q4": {}}, metrics=METRICS)
 @example(run={"q2": ["a"]}, qrels={}, metrics=["map", "ndcg@3"])
 def test_over_all_queries(impl, run, qrels, metrics):
@@ -132,7 +146,19 @@ def test_measures_refuse(impl, name):
 @requirement("RAG-60")
 @pytest.mark.parametrize(
     "name",
-    ["ndcg@0", "NDCG@10", "mrr", "ndcg", "recall@", "precision@-1", "recall@1.5", "map@10", "hit@3", "", "mrr@k"],
+    [
+        "ndcg@0",
+        "NDCG@10",
+        "mrr",
+        "ndcg",
+        "recall@",
+        "precision@-1",
+        "recall@1.5",
+        "map@10",
+        "hit@3",
+        "",
+        "mrr@k",
+    ],
 )
 def test_evaluate_refuses(impl, name):
     run, qrels = {"q1": ["a"]}, {"q1": {"a": 1}}

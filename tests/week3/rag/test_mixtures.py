@@ -69,7 +69,10 @@ def test_tokens_as_in_the_text(impl):
 
 LONG = np.full((2, 1000), np.log(0.1), np.float32)
 UNLIKELY = np.float32([[-400], [-401]])
-FAR_APART, IN_EIGHTHS = np.float32([-2000, 3000]), np.float32([[-0.5, -2.25], [-1.625, -0.125]])  # sums are exact
+FAR_APART, IN_EIGHTHS = (
+    np.float32([-2000, 3000]),
+    np.float32([[-0.5, -2.25], [-1.625, -0.125]]),
+)  # sums are exact
 
 
 @requirement("RAG-53")
@@ -85,7 +88,10 @@ def test_unlikely_tokens_do_not_vanish(impl):
     check(impl, TOKEN, FAR_APART, IN_EIGHTHS, ALL)
 
 
-NOTHING = [(np.zeros((2, 0), np.float32), np.zeros(0, bool)), (np.full((2, 3), np.nan, np.float32), np.zeros(3, bool))]
+NOTHING = [
+    (np.zeros((2, 0), np.float32), np.zeros(0, bool)),
+    (np.full((2, 3), np.nan, np.float32), np.zeros(3, bool)),
+]
 NEVER = np.float32([[-np.inf, -1], [-np.inf, -2]])
 
 
