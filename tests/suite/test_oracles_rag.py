@@ -299,5 +299,5 @@ def test_what_stands_in_a_prompt_is_undone_by_the_references_of_html():
     start, end = packed.spans[0]
     head, _, question = packed.text[:start], packed.text[start:end], packed.text.splitlines()[-1]
     assert html.unescape(packed.text[start:end]) == html.unescape(question) == text
-    assert html.unescape(head) == '<passage number="1" source="x<"&">\n'
+    assert head == '<passage number="1" source="x&lt;&quot;&amp;">\n'
     assert "[INST]" not in packed.text and "<|im_end|>" not in packed.text
