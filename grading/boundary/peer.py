@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from grading.boundary import places
-from grading.boundary.codec import Arrays, Packer, Tree, Unpacker, Vocabulary, parse, unparse
+from grading.boundary.codec import Arrays, Packer, Tree, Unpacker, Vocabulary, parse
 from grading.boundary.failures import (
     BoundaryFailure,
     ChannelClosed,
@@ -152,22 +152,10 @@ class Peer:
         return self._call(next(self._ids), name, object_id, args, kwargs)
 
     def construct(self, proxy: Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Makes an object on the other side. This side gives the id, so that a replay gives the same."""
+        """Makes an object on the other side. This side gives the id."""
         call_id = next(self._ids)
         self._call(call_id, name, None, args, kwargs)
         self.imports.adopt(proxy, str(call_id))
-
-    def resend(self, request: Frame) -> Exchange:
-        """Sends a recorded call again.
-
-        Releases are left out: they may be of objects from before the recording, which this side never had.
-        """
-        kind, call_id, within, _, name, *call = parse(request.body)
-        again = Frame(unparse([kind, call_id, within, [], name, *call]), request.copy().buffers)
-        try:
-            return Exchange(request, self._exchange(call_id, name, again).frame)
-        except (BoundaryFailure, AssertionError) as failure:
-            return Exchange(request, failure)
 
     def _call(
         self, call_id: int, name: str, object_id: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]

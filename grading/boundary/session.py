@@ -17,8 +17,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -134,16 +133,6 @@ class Session(ABC):
         in_order = sorted(self._exchanges, key=lambda exchange: exchange.begun)
         return read_trace(self._vocabulary, in_order)
 
-    def replay(self, other: "Session") -> list[RecordedCall]:
-        """The same calls with what `other` makes of them: the same bytes, in the order they were sent.
-
-        Callbacks run again. What a test passed as an iterator was consumed by the first run.
-        """
-        with other._fresh_peer(self._exports.copy()) as peer:
-            peer.call(DESCRIBE, None, (), {})
-            peer.call_seconds = other._call_seconds
-            return read_trace(self._vocabulary, [peer.resend(each.request) for each in self._exchanges])
-
     @property
     def _exchanges(self) -> list[Exchange]:
         return [] if self._recording is None else self._recording.exchanges
@@ -215,11 +204,6 @@ class Session(ABC):
     @abstractmethod
     def _open(self, exports: Exports) -> Peer:
         """A new peer, its other side ready to describe itself."""
-
-    @contextmanager
-    def _fresh_peer(self, exports: Exports) -> Iterator[Peer]:
-        """A peer beside the session's own, for a replay."""
-        yield self._open(exports)
 
     def _tests_side(
         self, exports: Exports, explain: Callable[[Exception, str], BoundaryFailure] = as_it_is
@@ -330,19 +314,6 @@ class Isolated(Session):
 
     def _open(self, exports: Exports) -> Peer:
         self._end_worker()
-        peer, *self._ends = self._start(exports)
-        return peer
-
-    @contextmanager
-    def _fresh_peer(self, exports: Exports) -> Iterator[Peer]:
-        peer, child, channel = self._start(exports)
-        try:
-            yield peer
-        finally:
-            child.close()
-            channel.close()
-
-    def _start(self, exports: Exports) -> tuple[Peer, Child, Channel]:
         ours, theirs = socket.socketpair()
         project = Path(self._staging.name)
         inside = {project: "/project", self._submission: "/submission"}
@@ -362,7 +333,8 @@ class Isolated(Session):
         peer.call_seconds = START_SECONDS
         channel = Channel(ours)
         CallersLink(peer, channel)
-        return peer, child, channel
+        self._ends = [child, channel]
+        return peer
 
     def _explain(self, error: Exception, name: str, child: Child, limit: float) -> BoundaryFailure:
         self.failures += 1
