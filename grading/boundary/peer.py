@@ -107,6 +107,7 @@ class Peer:
     explain: turns an error of the link into the failure that this and every other waiting call raises; told
         the name of the call that met it.
     watch: looks after what the calls of the other side are given and give.
+    frames: shared by two peers of one process, for a debugger.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Peer:
         ids: Iterator[int] | None = None,
         explain: Callable[[Exception, str], BoundaryFailure] = as_it_is,
         watch: Watch | None = None,
+        frames: places.Frames | None = None,
         trusted: bool = False,
     ) -> None:
         self.link: Link
@@ -138,6 +140,7 @@ class Peer:
         self._ids = itertools.count(1) if ids is None else ids
         self._explain = explain
         self._watch = watch
+        self._frames = frames
         self._trusted = trusted
         self._clock = Clock()
         self._waiting: dict[int, Inbox] = {}
@@ -231,7 +234,7 @@ class Peer:
         except (ProtocolViolation, UnknownObject) as violation:
             raise self.fail(ProtocolViolation(str(violation)), name) from None
         places.add_note(error, name, text)
-        raise error
+        raise error.with_traceback(None if self._frames is None else self._frames.last)
 
     def fail(self, error: Exception, name: str) -> BoundaryFailure:
         """Ends this peer: every waiting call raises the same failure."""
@@ -332,6 +335,8 @@ class Peer:
     def _raised(self, call: Call, error: BaseException) -> Frame:
         name, args = self._as_callback_error(error) if self._trusted else self._as_submission_error(error)
         text = "" if self._trusted else places.described(error)
+        if self._frames is not None:
+            self._frames.last = error.__traceback__
         packer = Packer(self._vocabulary, self._arrays, PeerReferences(self, str(call.id)))
         try:
             packed = [packer.pack(each) for each in args]

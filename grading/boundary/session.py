@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from grading.boundary import frameworks, loading, worker
+from grading.boundary import frameworks, loading, places, worker
 from grading.boundary.codec import Vocabulary
 from grading.boundary.failures import (
     BoundaryFailure,
@@ -206,7 +206,10 @@ class Session(ABC):
         """A new peer, its other side ready to describe itself."""
 
     def _tests_side(
-        self, exports: Exports, explain: Callable[[Exception, str], BoundaryFailure] = as_it_is
+        self,
+        exports: Exports,
+        explain: Callable[[Exception, str], BoundaryFailure],
+        frames: places.Frames | None = None,
     ) -> Peer:
         return Peer(
             self._vocabulary,
@@ -215,6 +218,7 @@ class Session(ABC):
             exports=exports,
             ids=self._ids,
             explain=explain,
+            frames=frames,
             trusted=True,
         )
 
@@ -227,6 +231,7 @@ class InProcess(Session):
     """The submission in this process and thread: a debugger works, nothing is protected.
 
     module_loader: gives the module that implements the topic.
+    debugged: errors of the submission keep its frames.
     """
 
     def __init__(
@@ -237,17 +242,26 @@ class InProcess(Session):
         *,
         folder: Path | None = None,
         declines: Iterable[str] = (),
+        debugged: bool = False,
     ) -> None:
         super().__init__(topic, framework, folder, declines)
         self._module_loader = module_loader
         self._call_seconds = Limits().call_seconds
+        self._frames = places.Frames() if debugged else None
 
     @classmethod
-    def from_folder(cls, folder: Path, topic: str) -> "InProcess":
+    def from_folder(cls, folder: Path, topic: str, *, debugged: bool = False) -> "InProcess":
         """Raises SubmissionError when `week3.toml` is wrong."""
         declared = loading.settings_of(folder)
         module_loader = partial(loading.load, folder, topic)
-        return cls(module_loader, topic, declared.framework, folder=folder, declines=declared.declines)
+        return cls(
+            module_loader,
+            topic,
+            declared.framework,
+            folder=folder,
+            declines=declared.declines,
+            debugged=debugged,
+        )
 
     @property
     def isolation(self) -> str:
@@ -263,8 +277,11 @@ class InProcess(Session):
             functions=service.functions,
             classes=service.classes,
             watch=Watch(self._contract, arrays),
+            frames=self._frames,
         )
-        ours = self._tests_side(exports, lambda error, name: self._explain(error, name, ours.call_seconds))
+        ours = self._tests_side(
+            exports, lambda error, name: self._explain(error, name, ours.call_seconds), self._frames
+        )
         ours.call_seconds = START_SECONDS
         connect(ours, theirs)
         return ours
