@@ -33,8 +33,8 @@ class Candidate:
         return None if self.nodes is None else frozenset(node.partition("[")[0] for node in self.nodes)
 
 
-def in_process(folder: Path) -> Candidate:
-    return Candidate(folder.name, partial(InProcess.from_folder, folder))
+def in_process(folder: Path, *, debugged: bool = False) -> Candidate:
+    return Candidate(folder.name, partial(InProcess.from_folder, folder, debugged=debugged))
 
 
 def isolated(folder: Path, tier: Tier, limits: Limits) -> Candidate:

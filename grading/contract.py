@@ -10,6 +10,11 @@ from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
 
+# What stands for a parameter of this kind that is not named: calls may pass it in each of its ways.
+TAKEN_BY = {
+    "positional or keyword": {"variadic positional", "variadic keyword"},
+    "keyword-only": {"variadic keyword"},
+}
 _IDS = re.compile(r"\b(PA|MOE|SD|RAG|AG|LC|SV)-(\d+)(?: to \1-(\d+))?")
 
 
@@ -108,7 +113,8 @@ def signature(function: Callable[..., Any], name: str, *, method: bool = False) 
 def check_signature(expected: Signature, actual: Signature) -> str | None:
     """None if `actual` can be called wherever `expected` can, else a sentence saying why not.
 
-    Extra optional parameters are allowed, `*args` and `**kwargs` among them.
+    Extra optional parameters are allowed, `*args` and `**kwargs` among them, which also stand for what is not
+    named: a decorator's wrapper has often nothing else.
     """
     problem = _first_difference(expected.parameters, actual.parameters)
     if problem is None:
@@ -118,8 +124,11 @@ def check_signature(expected: Signature, actual: Signature) -> str | None:
 
 def _first_difference(expected: tuple[Parameter, ...], actual: tuple[Parameter, ...]) -> str | None:
     by_name = {p.name: p for p in actual}
+    variadic = {p.kind for p in actual if p.kind.startswith("variadic")}
     for wanted in expected:
         got = by_name.get(wanted.name)
+        if got is None and variadic >= TAKEN_BY[wanted.kind]:
+            continue
         if got is None:
             return f"the parameter {wanted.name!r} is missing"
         keyword = wanted.kind == "keyword-only" and got.kind == "positional or keyword"
@@ -133,7 +142,8 @@ def _first_difference(expected: tuple[Parameter, ...], actual: tuple[Parameter, 
             return f"the extra parameter {extra.name!r} has no default"
     # Positional ones first and in order, so that calls by position mean the same.
     positions = [p.name for p in expected if p.kind != "keyword-only"]
-    if [p.name for p in actual if p.kind != "keyword-only"][: len(positions)] != positions:
+    named = [p.name for p in actual if p.kind == "positional or keyword"]
+    if named[: len(positions)] != positions[: len(named)]:
         return "the parameters come in another order"
     return None
 

@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if options.seed is None:
             options.seed = random.randrange(2**32)  # kept in the options: the processes of xdist share it
         judge = Judge(
-            [in_process(path.resolve()) for path in paths],
+            [in_process(path.resolve(), debugged=config.option.usepdb) for path in paths],
             seed=options.seed,
             topics=options.topic,
             only=frozenset(options.requirement) if options.requirement else handed_out(),

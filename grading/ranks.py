@@ -67,13 +67,19 @@ class Ranks:
         )
 
     def run(self, function: Callable[[int, Collective], Any]) -> list[Any]:
-        """[function(rank, collective), …]; raises the first error, once all ranks have ended."""
+        """[function(rank, collective), …]; raises the first error, once all ranks have ended.
+
+        Raises AssertionError where a message was sent and never received.
+        """
         ends = [self.collective(rank) for rank in range(self.size)]
         futures = [THREADS.submit(self._run, function, end) for end in ends]
         wait(futures)
         if self._broken is not None:
             raise self._broken
-        return [future.result() for future in futures]
+        results = [future.result() for future in futures]
+        for (source, rank), messages in self._messages.items():
+            assert not messages, f"rank {source} sent rank {rank} a message more than it received"
+        return results
 
     def leave(self, rank: int, error: BaseException | None = None) -> None:
         """The rank has ended, with an error perhaps: nobody needs to wait for it."""

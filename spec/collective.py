@@ -16,6 +16,8 @@ class Collective:
     send(array, rank): to one other rank. Returns at once; messages between two ranks keep their order.
     recv(shape, dtype, rank): the next message from that rank. It must have this shape and dtype ("float32",
         "bfloat16", "int32", …).
+
+    When all ranks have returned, every message that was sent has been received.
     """
 
     rank: int

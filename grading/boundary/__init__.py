@@ -1,6 +1,6 @@
 """Between the tests, which are trusted, and a submission, which is not.
 
-session.py     what tests use: InProcess, Isolated, their namespace, recording and replay
+session.py     what tests use: InProcess, Isolated, their namespace, recordings
 proxies.py     the functions and classes in the namespace
 peer.py        one side: calls, callbacks, errors, deadlines
 links.py       how a peer reaches the other: directly, or over a socket

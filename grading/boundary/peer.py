@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from grading.boundary import places
-from grading.boundary.codec import Arrays, Packer, Tree, Unpacker, Vocabulary, parse, unparse
+from grading.boundary.codec import Arrays, Packer, Tree, Unpacker, Vocabulary, parse
 from grading.boundary.failures import (
     BoundaryFailure,
     ChannelClosed,
@@ -107,6 +107,7 @@ class Peer:
     explain: turns an error of the link into the failure that this and every other waiting call raises; told
         the name of the call that met it.
     watch: looks after what the calls of the other side are given and give.
+    frames: shared by two peers of one process, for a debugger.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Peer:
         ids: Iterator[int] | None = None,
         explain: Callable[[Exception, str], BoundaryFailure] = as_it_is,
         watch: Watch | None = None,
+        frames: places.Frames | None = None,
         trusted: bool = False,
     ) -> None:
         self.link: Link
@@ -138,6 +140,7 @@ class Peer:
         self._ids = itertools.count(1) if ids is None else ids
         self._explain = explain
         self._watch = watch
+        self._frames = frames
         self._trusted = trusted
         self._clock = Clock()
         self._waiting: dict[int, Inbox] = {}
@@ -152,22 +155,10 @@ class Peer:
         return self._call(next(self._ids), name, object_id, args, kwargs)
 
     def construct(self, proxy: Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Makes an object on the other side. This side gives the id, so that a replay gives the same."""
+        """Makes an object on the other side. This side gives the id."""
         call_id = next(self._ids)
         self._call(call_id, name, None, args, kwargs)
         self.imports.adopt(proxy, str(call_id))
-
-    def resend(self, request: Frame) -> Exchange:
-        """Sends a recorded call again.
-
-        Releases are left out: they may be of objects from before the recording, which this side never had.
-        """
-        kind, call_id, within, _, name, *call = parse(request.body)
-        again = Frame(unparse([kind, call_id, within, [], name, *call]), request.copy().buffers)
-        try:
-            return Exchange(request, self._exchange(call_id, name, again).frame)
-        except (BoundaryFailure, AssertionError) as failure:
-            return Exchange(request, failure)
 
     def _call(
         self, call_id: int, name: str, object_id: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -243,7 +234,7 @@ class Peer:
         except (ProtocolViolation, UnknownObject) as violation:
             raise self.fail(ProtocolViolation(str(violation)), name) from None
         places.add_note(error, name, text)
-        raise error
+        raise error.with_traceback(None if self._frames is None else self._frames.last)
 
     def fail(self, error: Exception, name: str) -> BoundaryFailure:
         """Ends this peer: every waiting call raises the same failure."""
@@ -344,6 +335,8 @@ class Peer:
     def _raised(self, call: Call, error: BaseException) -> Frame:
         name, args = self._as_callback_error(error) if self._trusted else self._as_submission_error(error)
         text = "" if self._trusted else places.described(error)
+        if self._frames is not None:
+            self._frames.last = error.__traceback__
         packer = Packer(self._vocabulary, self._arrays, PeerReferences(self, str(call.id)))
         try:
             packed = [packer.pack(each) for each in args]

@@ -1,7 +1,9 @@
 """Where in the submission an error was raised: a line for the card, and the traceback for pytest."""
 
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from grading.boundary import loading
 from grading.boundary.failures import BoundaryFailure
@@ -10,6 +12,13 @@ _TRACEBACK = 16_000  # characters of it that cross
 _PLACE = 200  # characters of the line, which is the submission's own text
 _HERE = Path(__file__).parent
 _NOTE = "In the submission: "
+
+
+@dataclass
+class Frames:
+    """last: where the last error was raised, to be looked at in a debugger."""
+
+    last: TracebackType | None = None
 
 
 def described(error: BaseException) -> str:

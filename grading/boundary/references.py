@@ -76,25 +76,17 @@ class Exports:
     """This side's objects that the other side knows."""
 
     def __init__(self) -> None:
-        self._keep = False  # a recording may be replayed after its objects were released
+        self._keep = False  # a recording may be asked for objects that were released since
         self._lock = threading.Lock()
         self._held: dict[str, list[Any]] = {}  # id: [kind, object, times sent and not yet released]
         self._names: dict[int, str] = {}  # id() of the object: id
 
     def keep(self) -> None:
-        """From here on what is released stays, for a replay. What was released before goes."""
+        """From here on what is released stays, for who reads the recording. What was released before goes."""
         with self._lock:
             self._keep = True
             for identity in [identity for identity, entry in self._held.items() if not entry[2]]:
                 self._drop(identity)
-
-    def copy(self) -> "Exports":
-        """For a replay: the same ids mean the same objects, however often they are released."""
-        twin = Exports()
-        with self._lock:
-            twin._held = {identity: [*entry[:2], 1 << 60] for identity, entry in self._held.items()}
-            twin._names = dict(self._names)
-        return twin
 
     def add(self, kind: str, value: object, new_id: Callable[[], str]) -> str:
         """The id of `value`, a new one unless it is exported already."""

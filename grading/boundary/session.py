@@ -17,14 +17,13 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from grading.boundary import frameworks, loading, worker
+from grading.boundary import frameworks, loading, places, worker
 from grading.boundary.codec import Vocabulary
 from grading.boundary.failures import (
     BoundaryFailure,
@@ -134,16 +133,6 @@ class Session(ABC):
         in_order = sorted(self._exchanges, key=lambda exchange: exchange.begun)
         return read_trace(self._vocabulary, in_order)
 
-    def replay(self, other: "Session") -> list[RecordedCall]:
-        """The same calls with what `other` makes of them: the same bytes, in the order they were sent.
-
-        Callbacks run again. What a test passed as an iterator was consumed by the first run.
-        """
-        with other._fresh_peer(self._exports.copy()) as peer:
-            peer.call(DESCRIBE, None, (), {})
-            peer.call_seconds = other._call_seconds
-            return read_trace(self._vocabulary, [peer.resend(each.request) for each in self._exchanges])
-
     @property
     def _exchanges(self) -> list[Exchange]:
         return [] if self._recording is None else self._recording.exchanges
@@ -216,13 +205,11 @@ class Session(ABC):
     def _open(self, exports: Exports) -> Peer:
         """A new peer, its other side ready to describe itself."""
 
-    @contextmanager
-    def _fresh_peer(self, exports: Exports) -> Iterator[Peer]:
-        """A peer beside the session's own, for a replay."""
-        yield self._open(exports)
-
     def _tests_side(
-        self, exports: Exports, explain: Callable[[Exception, str], BoundaryFailure] = as_it_is
+        self,
+        exports: Exports,
+        explain: Callable[[Exception, str], BoundaryFailure],
+        frames: places.Frames | None = None,
     ) -> Peer:
         return Peer(
             self._vocabulary,
@@ -231,6 +218,7 @@ class Session(ABC):
             exports=exports,
             ids=self._ids,
             explain=explain,
+            frames=frames,
             trusted=True,
         )
 
@@ -243,6 +231,7 @@ class InProcess(Session):
     """The submission in this process and thread: a debugger works, nothing is protected.
 
     module_loader: gives the module that implements the topic.
+    debugged: errors of the submission keep its frames.
     """
 
     def __init__(
@@ -253,17 +242,26 @@ class InProcess(Session):
         *,
         folder: Path | None = None,
         declines: Iterable[str] = (),
+        debugged: bool = False,
     ) -> None:
         super().__init__(topic, framework, folder, declines)
         self._module_loader = module_loader
         self._call_seconds = Limits().call_seconds
+        self._frames = places.Frames() if debugged else None
 
     @classmethod
-    def from_folder(cls, folder: Path, topic: str) -> "InProcess":
+    def from_folder(cls, folder: Path, topic: str, *, debugged: bool = False) -> "InProcess":
         """Raises SubmissionError when `week3.toml` is wrong."""
         declared = loading.settings_of(folder)
         module_loader = partial(loading.load, folder, topic)
-        return cls(module_loader, topic, declared.framework, folder=folder, declines=declared.declines)
+        return cls(
+            module_loader,
+            topic,
+            declared.framework,
+            folder=folder,
+            declines=declared.declines,
+            debugged=debugged,
+        )
 
     @property
     def isolation(self) -> str:
@@ -279,8 +277,11 @@ class InProcess(Session):
             functions=service.functions,
             classes=service.classes,
             watch=Watch(self._contract, arrays),
+            frames=self._frames,
         )
-        ours = self._tests_side(exports, lambda error, name: self._explain(error, name, ours.call_seconds))
+        ours = self._tests_side(
+            exports, lambda error, name: self._explain(error, name, ours.call_seconds), self._frames
+        )
         ours.call_seconds = START_SECONDS
         connect(ours, theirs)
         return ours
@@ -330,19 +331,6 @@ class Isolated(Session):
 
     def _open(self, exports: Exports) -> Peer:
         self._end_worker()
-        peer, *self._ends = self._start(exports)
-        return peer
-
-    @contextmanager
-    def _fresh_peer(self, exports: Exports) -> Iterator[Peer]:
-        peer, child, channel = self._start(exports)
-        try:
-            yield peer
-        finally:
-            child.close()
-            channel.close()
-
-    def _start(self, exports: Exports) -> tuple[Peer, Child, Channel]:
         ours, theirs = socket.socketpair()
         project = Path(self._staging.name)
         inside = {project: "/project", self._submission: "/submission"}
@@ -362,7 +350,8 @@ class Isolated(Session):
         peer.call_seconds = START_SECONDS
         channel = Channel(ours)
         CallersLink(peer, channel)
-        return peer, child, channel
+        self._ends = [child, channel]
+        return peer
 
     def _explain(self, error: Exception, name: str, child: Child, limit: float) -> BoundaryFailure:
         self.failures += 1

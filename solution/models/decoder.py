@@ -84,14 +84,14 @@ def _attend(
             rows = rows[piece.first : piece.end]
         out.append(piece.cache.attend(index, rows[:, : config.heads], rows[:, config.heads :], piece.tree))
     mixed = out[0] if len(out) == 1 else mx.concatenate(out)
-    return mx.addmm(x, mixed.flatten(1), layer.out)
+    return x + mixed.flatten(1) @ layer.out  # not `addmm`, which rounds each part of the sum beside a large x
 
 
 def _think(config: DecoderConfig, layer: Layer, x: mx.array) -> mx.array:
     rows, inner = mx.fast.rms_norm(x, None, config.eps), layer.inner
     if isinstance(inner, Sparse):
         return x + _mixture(config, inner, rows)
-    return mx.addmm(x, _gated(rows, inner), inner.down)
+    return x + _gated(rows, inner) @ inner.down
 
 
 def _gated(rows: mx.array, inner: Dense) -> mx.array:

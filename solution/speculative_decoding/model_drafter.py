@@ -52,12 +52,8 @@ class ModelDrafter:
 
     def _lacking(self, text: list[int]) -> list[int]:
         """The end of `text` that the context has not, at least its last token; takes back what differs."""
-        held = min(self._model.length(), len(self._fed))
-        most = min(held, len(text) - 1)
+        most = min(self._model.length(), len(self._fed), len(text) - 1)
         same = next((i for i in range(most) if self._fed[i] != text[i]), most)
-        possible = self._model.can_truncate
-        if same < held and possible is not None and not possible(same):
-            same = 0
         if same < self._model.length():
             self._model.truncate(same)
         self._fed = text[:same]

@@ -59,6 +59,24 @@ def extra_optional(a, b, c=1, e=None, *, d=2, **more): ...
 def keyword_by_position(a, b, c=1, d=2): ...
 
 
+def wrapper(*args, **kwargs): ...
+
+
+def half_a_wrapper(a, *args, **kwargs): ...
+
+
+def rest_by_keyword(a, b, c=1, **more): ...
+
+
+def no_keywords(a, *args, d=2): ...
+
+
+def no_positions(a, **kwargs): ...
+
+
+def takes_its_place(a, e=0, *args, **kwargs): ...
+
+
 def extra_required(a, b, e, c=1, *, d=2): ...
 
 
@@ -77,7 +95,9 @@ def only_by_keyword(a, *, b, c=1, d=2): ...
 def inserted(a, e=0, b=0, c=1, *, d=2): ...
 
 
-@pytest.mark.parametrize("function", [same, extra_optional, keyword_by_position])
+@pytest.mark.parametrize(
+    "function", [same, extra_optional, keyword_by_position, wrapper, half_a_wrapper, rest_by_keyword]
+)
 def test_compatible_signatures_are_accepted(function):
     assert check_signature(signature(wanted, "f"), signature(function, "f")) is None
 
@@ -91,6 +111,9 @@ def test_compatible_signatures_are_accepted(function):
         (no_default, "'c' has no default"),
         (only_by_keyword, "'b' is keyword-only instead of positional or keyword"),
         (inserted, "the parameters come in another order"),
+        (no_keywords, "the parameter 'b' is missing"),
+        (no_positions, "the parameter 'b' is missing"),
+        (takes_its_place, "the parameters come in another order"),
     ],
 )
 def test_other_signatures_are_refused_with_both_shown(function, reason):

@@ -110,7 +110,7 @@ def test_the_text_goes_out_and_the_speed_beside_it(week3, recites, folder):
 def test_pieces_go_out_as_they_come(week3, recites, folder, monkeypatch):
     recites("aé")
     written = []
-    monkeypatch.setattr("solution.cli._say", written.append)
+    monkeypatch.setattr("solution.cli.output.say", written.append)
     week3("generate", "x", "--model", folder)
     assert written == ["a", "é"]
 
@@ -250,8 +250,8 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(week3, recites, folder, mo
         raise BrokenPipeError
 
     recites("abc")
-    monkeypatch.setattr("solution.cli._say", breaks)
-    monkeypatch.setattr("solution.cli._let_go", lambda: None)
+    monkeypatch.setattr("solution.cli.output.say", breaks)
+    monkeypatch.setattr("solution.cli.output.let_go", lambda: None)
     ran = week3("generate", "x", "--model", folder)
     assert (ran.code, ran.err) == (141, "")
 

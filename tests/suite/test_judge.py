@@ -1,5 +1,7 @@
 """A judge may run inside a test that another one judges, as it does here: it leaves nothing behind."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import hypothesis
@@ -44,3 +46,22 @@ def test_while_it_judges_its_own_seed_and_profile_hold():
     assert inside[0] == 4711
     assert inside[4:] == (inputs.EXAMPLES, (hypothesis.Phase.explicit, hypothesis.Phase.generate))
     assert state() == before
+
+
+def test_a_debugger_stops_where_the_submission_failed(tmp_path):
+    (tmp_path / "week3.toml").write_text('framework = "numpy"\n')
+    (tmp_path / "paged_attention.py").write_text(
+        "def slot_mapping(block_table, start, count, block_size):\n"
+        "    half = block_size / 2\n"
+        "    page, offset, more = divmod(start, block_size)\n"
+    )
+    options = ["-q", "-p", "no:cacheprovider", f"--impl={tmp_path}", "--requirement=PA-01", "--pdb"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "tests/week3/paged_attention", *options],
+        cwd=ROOT,
+        input="p half * 2 == block_size\nq\n",
+        capture_output=True,
+        text=True,
+    )
+    assert "paged_attention.py(3)slot_mapping()" in done.stdout
+    assert "(Pdb) True" in done.stdout

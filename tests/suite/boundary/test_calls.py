@@ -16,7 +16,6 @@ from grading.boundary.references import Stream
 from grading.boundary.session import InProcess
 from grading.boundary.trace import Reference
 from spec.errors import CallbackError, InvalidArgument, OutOfBlocks
-from tests.suite.boundary.probes import SUBMISSION, isolated, write_submission
 
 
 def test_callbacks_run_here_and_may_call_back(submission):
@@ -143,7 +142,6 @@ def test_callables_are_released_too_unless_a_recording_needs_them(folder, probe)
         del functions
         gc.collect()
         assert len(held) == (5 if recording else 0)
-    assert [each.value for each in session.replay(session)] == [0, 1, 2, 3, 4, 0]
     session.start_recording()
     gc.collect()
     assert len(held) == 0
@@ -187,27 +185,13 @@ def test_a_trace_is_what_happened_and_cannot_change(session):
         read.value[0] = 1
 
 
-def test_a_recording_is_replayed_against_another_submission(session, place, probe):
-    mutant = SUBMISSION.replace("return self.content", "return -self.content")
-    folder = place / "mutant"
-    if not folder.exists():
-        write_submission(folder, mutant)
-    session.namespace.Box(0)  # released with the first call of the recording
+def test_a_trace_names_objects_by_what_gave_them(session):
     session.start_recording()
-    submission = session.namespace
-    box = submission.Box(1)
+    box = session.namespace.Box(1)
     twin = box.twin()
     twin.put(2)
     twin.get()
-    submission.apply(lambda x: x + 1, 5)
     del box, twin
-    submission.echo(0)
-    replayed = session.replay(InProcess.from_folder(folder, "probe"))
-    replayed_there = session.replay(isolated(folder))
-    assert [each.name for each in replayed] == [each.name for each in session.trace()]
-    recorded = session.trace()
-    assert [each.value for each in recorded[2:]] == [None, 2, 6, 0]
-    assert [each.value for each in replayed[2:]] == [None, -2, 6, 0]
-    assert [each.value for each in replayed_there] == [each.value for each in replayed]
-    assert isinstance(recorded[1].value, Reference)
-    assert recorded[1].value == replayed[1].value
+    made, twinned, _, read = session.trace()
+    assert isinstance(twinned.value, Reference)
+    assert (twinned.object_id, read.object_id) == (made.object_id, twinned.value.id)

@@ -159,6 +159,8 @@ def test_repetition_of_the_example(impl):
 @example(seed=1, presence=0.5, frequency=0.0)
 @example(seed=1, presence=0.0, frequency=0.25)
 @example(seed=1, presence=0.5, frequency=0.25)
+@example(seed=1, presence=1.0, frequency=0.0)  # 1 is none for a factor, and for these as good as any
+@example(seed=1, presence=0.0, frequency=1.0)
 def test_presence_and_frequency_count_the_output(impl, seed, presence, frequency):
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal((2, 5)).astype(np.float32)

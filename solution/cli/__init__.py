@@ -1,0 +1,8 @@
+"""Commands that use the solution. They join `week3` by entry points, see pyproject.toml.
+
+output.py    what they share: text on a terminal, ends
+models.py    week3 model
+generate.py  week3 generate
+
+As in grading/cli.py, a command imports what it needs when it runs.
+"""
