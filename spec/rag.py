@@ -102,7 +102,7 @@ class Storage:
         returned it holds any prefix of them, or is not there.
     sync(name): what was written under this name survives a crash from now on.
     rename(old, new): new is what old was, old is gone, in one step: after a crash either all of it happened
-        or nothing. It makes no bytes durable that were not.
+        or nothing, and all once it has returned. It makes no bytes durable that were not.
     remove(name): the file is gone. Any of these may raise OSError.
     """
 

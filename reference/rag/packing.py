@@ -8,7 +8,7 @@ from spec.rag import TEMPLATE, Citation, PackedContext
 from .basics import expect
 
 PLACEHOLDER = re.compile(r"(\{context\}|\{question\})")
-BRACKETS = re.compile(r"\[[0-9]{1,6}( *, *[0-9]{1,6})*\]")
+BRACKETS = re.compile(r"\[ *[0-9]{1,6}( *, *[0-9]{1,6})* *\]")
 
 
 def pack_context(
