@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from grading.boundary.codec import BUILTIN_ERRORS
 from grading.boundary.failures import BoundaryFailure
 from grading.boundary.references import CALLABLE, STREAM
 from grading.boundary.trace import RecordedCall, Reference
@@ -200,13 +201,21 @@ def same(a: Any, b: Any, allowed: Sequence[float]) -> bool:
     """
     if isinstance(a, Exception) or isinstance(b, Exception):
         stopped = any(isinstance(each, Exception) and says_nothing(each) for each in (a, b))
-        return stopped or type(a) is type(b)
+        return stopped or crossed(a) is crossed(b)
     if skeleton(a) != skeleton(b):
         return False
     dtypes = is_dataclass(a)
     limits = itertools.chain(allowed, itertools.repeat(0.0))
     pairs = zip(leaves(a), leaves(b), strict=True)
     return all(same_leaf(x, y, limit, dtypes) for (x, y), limit in zip(pairs, limits, strict=False))
+
+
+def crossed(answer: Any) -> type:
+    """Of an error the class under which it comes back from a submission."""
+    for kind in type(answer).__mro__:
+        if kind in BUILTIN_ERRORS or kind.__module__ == "spec.errors":
+            return kind
+    return type(answer)
 
 
 def skeleton(value: Any) -> Any:

@@ -35,7 +35,7 @@ _MAX_EXPANDING = 1 << 26  # bytes of text and packed lists, which take up to fiv
 
 _ALIGNMENT = 64  # bytes; the last bits of a product may depend on where its operands begin
 
-_BUILTIN_ERRORS: tuple[type[Exception], ...] = (
+BUILTIN_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -83,7 +83,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, contract: Contract) -> "Vocabulary":
-        errors = {each.__name__: each for each in (*_BUILTIN_ERRORS, SubmissionError)}
+        errors = {each.__name__: each for each in (*BUILTIN_ERRORS, SubmissionError)}
         classes = tuple(each.name for each in contract.classes)
         return cls(contract.dataclasses, errors | contract.exceptions, contract.enums, classes)
 

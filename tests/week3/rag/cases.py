@@ -139,15 +139,15 @@ FULL = OSError("no space left on the disk")
 
 
 class Disk:
-    """A disk as `Storage` promises it, for one call of an implementation.
+    """A disk as `Storage` promises it. Where calls are made again, to name a bug, it begins again.
 
     before: what is on it at first, {name: bytes}, all of it durable.
-    fails_at: the number of the step, from 0 on, that raises FULL. A write that fails leaves half a file.
+    fails_at: the number of the step, from 0 on, that fails as a full disk does: a write leaves half a file.
     files: what is on it now. loose: names of those whose bytes a crash may still take.
     steps: the names of all functions called. states: (files, loose) at first and after each change.
     """
 
-    again = 0  # how many calls were made again, to find out which known bug a failure is
+    again = 0  # how often calls were made again
 
     def __init__(self, before=None, *, fails_at=None):
         self.before, self.fails_at = dict(before or {}), fails_at
@@ -174,12 +174,12 @@ class Disk:
 
     def read(self, name):
         if self.step("read"):
-            raise FULL
+            raise OSError(*FULL.args)
         return self.files.get(name)
 
     def names(self):
         if self.step("names"):
-            raise FULL
+            raise OSError(*FULL.args)
         return list(self.files)
 
     def write(self, name, data):
@@ -187,16 +187,16 @@ class Disk:
         self.files[name] = data[: len(data) // 2] if fails else data
         self.changed(loose=[name])
         if fails:
-            raise FULL
+            raise OSError(*FULL.args)
 
     def sync(self, name):
         if self.step("sync"):
-            raise FULL
+            raise OSError(*FULL.args)
         self.changed(durable=[name])
 
     def rename(self, old, new):
         if self.step("rename"):
-            raise FULL
+            raise OSError(*FULL.args)
         if old not in self.files:
             raise OSError(f"no file {old!r}")
         self.files[new] = self.files.pop(old)
@@ -207,7 +207,7 @@ class Disk:
 
     def remove(self, name):
         if self.step("remove"):
-            raise FULL
+            raise OSError(*FULL.args)
         self.files.pop(name, None)
         self.changed(durable=[name])
 
@@ -242,10 +242,10 @@ def damages(files):
     """(what was done, files): of one file a byte changed, two neighbours swapped, cut short, or gone."""
     for name, data in files.items():
         others = {other: files[other] for other in files if other != name}
-        for at in range(0, len(data), max(len(data) // 400, 1)):
+        for at in range(0, len(data), max(len(data) // 150, 1)):
             flipped = data[at] ^ (1, 2, 0x10, 0x80, 0xFF)[at % 5]
             yield f"byte {at} of {name!r} changed", others | {name: with_bytes(data, at, [flipped])}
-        for at in range(0, len(data) - 1, max(len(data) // 40, 1)):
+        for at in range(0, len(data) - 1, max(len(data) // 15, 1)):
             if data[at] != data[at + 1]:
                 swapped = with_bytes(data, at, [data[at + 1], data[at]])
                 yield f"bytes {at} and {at + 1} of {name!r} swapped", others | {name: swapped}
