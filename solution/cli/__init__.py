@@ -3,6 +3,7 @@
 output.py    what they share: text on a terminal, ends
 models.py    week3 model
 generate.py  week3 generate
+rag.py       week3 rag
 
 As in grading/cli.py, a command imports what it needs when it runs.
 """

@@ -60,7 +60,12 @@ class Source:
 
 def read(path: Path) -> Source:
     """Raises UnreadableFile, or OSError."""
-    return KINDS[path.suffix.lower()](path)
+    kind = KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise UnreadableFile(
+            f"expected one of {', '.join(KINDS)}, got {path.suffix or 'a name without an ending'}"
+        )
+    return kind(path)
 
 
 def _plain(path: Path) -> Source:

@@ -1,0 +1,202 @@
+"""week3 rag: files in, answers with citations out."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runtime import downloads
+
+from . import output
+
+if TYPE_CHECKING:
+    from solution.rag.collection import Collection
+    from spec.rag import Embedder, RagConfig
+
+EMBEDDER, WRITER = "all-minilm-l6-v2", "smollm2-135m-instruct"
+HASHING = "hashing"
+
+app = typer.Typer(
+    help="Ask a collection of files.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+
+Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="The folder that keeps the collection.")]
+EmbedderName = Annotated[
+    str, typer.Option("--embedder", metavar="NAME", help="A fetched encoder, a folder, or hashing: no model.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object at the end, no stream.")]
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, and folders of them.")],
+    store: Store,
+    embedder: EmbedderName = EMBEDDER,
+    as_json: AsJson = False,
+) -> None:
+    """Take in text, Markdown, HTML and PDF; what is there already is not read by the model again."""
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        output.end(f"PATH: expected files or folders, not there: {', '.join(missing)}", output.USAGE)
+    collection = _collection(store, embedder)
+    with _bar("files") as progress:
+        report = collection.ingest(paths, progress)
+    if as_json:
+        print(json.dumps(asdict(report), ensure_ascii=False))
+    else:
+        counts = {name: len(getattr(report, name)) for name in ("added", "changed", "unchanged", "removed")}
+        print(
+            ", ".join(f"{count} {name}" for name, count in counts.items())
+            + f", {len(report.skipped)} skipped"
+        )
+        for path, reason in report.skipped.items():
+            print(f"  {path}: {reason}", file=sys.stderr)
+    raise typer.Exit(output.INTERRUPTED if report.interrupted else 0)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to answer from the collection.")],
+    store: Store,
+    embedder: EmbedderName = EMBEDDER,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Who answers: a fetched model, a folder.")
+    ] = WRITER,
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="Passages that are offered to it.")] = 3,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1)] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question, with the file and line of each passage that was used."""
+    from spec import SpecError
+    from spec.rag import RagConfig
+
+    if not question.strip():
+        output.end("question: expected words, got an empty text", output.USAGE)
+    path = _installed(model)
+    _load_blas()
+    from solution.rag.writing import Writer
+
+    try:
+        writer = Writer.open(path, max_tokens)
+        config = RagConfig(k=k, budget=writer.budget, reserved=max_tokens)
+        collection = _collection(store, embedder, writer=writer, config=config)
+        if not collection.pipeline.documents():
+            output.end(
+                f"{store}: nothing is in it. `week3 rag ingest PATH --store {store}` fills it", output.USAGE
+            )
+        answer = collection.pipeline.answer(question, on_text=output.nothing if as_json else output.say)
+    except SpecError as error:
+        output.end(str(error), output.USAGE)
+    except KeyboardInterrupt:
+        print(flush=True)
+        raise typer.Exit(output.INTERRUPTED) from None
+    except BrokenPipeError:
+        output.let_go()
+        raise typer.Exit(output.NOBODY_READS) from None
+    cited = {citation.number for citation in answer.citations}
+    passages: list[dict[str, Any]] = [
+        {"number": number, "place": collection.place(chunk), "cited": number in cited, "text": chunk.text}
+        for number, chunk in enumerate(answer.chunks, start=1)
+    ]
+    if as_json:
+        facts = {"model": model, "embedder": embedder, "answer": answer.text, "passages": passages}
+        citations = [asdict(citation) for citation in answer.citations]
+        facts |= {"citations": citations, "timings": answer.timings, "problems": answer.problems}
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    print(flush=True)
+    for passage in passages:
+        print(f"  [{passage['number']}] {passage['place']}" + ("" if passage["cited"] else ", not cited"))
+    stages = ", ".join(f"{stage} {seconds * 1000:.0f} ms" for stage, seconds in answer.timings.items())
+    print(stages, file=sys.stderr)
+    for stage in answer.problems:
+        print(f"week3: {stage} failed and was done without", file=sys.stderr)
+
+
+@app.command("eval")
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder as BEIR has them.")],
+    embedder: EmbedderName = EMBEDDER,
+    as_json: AsJson = False,
+) -> None:
+    """Measure retrieval by words, by vectors and by both: nDCG@10, Recall@100, MRR@10, and milliseconds."""
+    from solution.rag.judging import BadCollection, judge, read_beir
+
+    try:
+        collection = read_beir(path)
+    except BadCollection as error:
+        output.end(str(error), output.USAGE)
+    made = _embedder(embedder)
+    try:
+        with _bar("passages") as progress:
+            rows = judge(collection, made, progress)
+    except KeyboardInterrupt:
+        raise typer.Exit(output.INTERRUPTED) from None
+    if as_json:
+        print(json.dumps({"collection": str(path), "embedder": embedder, "methods": rows}))
+        return
+    columns = list(next(iter(rows.values())))
+    print(f"{len(collection.documents)} documents, {len(collection.qrels)} queries, {embedder}")
+    print(f"{'':8}" + "".join(f"{column:>12}" for column in columns))
+    for method, row in rows.items():
+        cells = (
+            f"{row[column]:.2f}" if column.startswith("ms") else f"{row[column]:.4f}" for column in columns
+        )
+        print(f"{method:8}" + "".join(f"{cell:>12}" for cell in cells))
+
+
+def _collection(
+    store: Path, embedder: str, *, writer: Any = None, config: "RagConfig | None" = None
+) -> "Collection":
+    made = _embedder(embedder)
+    from solution.rag.collection import Collection, NoCollection
+    from spec import SpecError
+
+    asking = {} if writer is None else {"generate": writer.generate, "count_tokens": writer.count_tokens}
+    try:
+        return Collection(store, made, embedder, config=config, **asking)
+    except (NoCollection, SpecError) as error:
+        output.end(str(error), output.USAGE)
+
+
+def _embedder(name: str) -> "Embedder":
+    path = None if name == HASHING else _installed(name)
+    _load_blas()
+    from solution.rag import embedders
+
+    try:
+        return embedders.hashing() if path is None else embedders.encoder(path)
+    except ModuleNotFoundError as error:
+        output.end(f"{error.name} is not installed. Models need it: pip install -e '.[models]'", output.USAGE)
+
+
+def _installed(name: str) -> Path:
+    path = downloads.installed(name)
+    if path is None:
+        output.end(f"{name} is not here. `week3 model fetch {name}` brings it", output.USAGE)
+    return path
+
+
+def _load_blas() -> None:
+    """Before MLX is imported."""
+    from runtime import blas
+
+    blas.preload()
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

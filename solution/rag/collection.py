@@ -1,0 +1,171 @@
+"""A collection of files, kept in a folder: what `week3 rag` ingests and asks.
+
+Beside the index the folder has `collection.json`: the embedder, and where the parts of each text stand in
+its file. A document's metadata name its file and the version of its text, and a version's places are written
+before an index that knows it, so that a citation is right whenever the machine stopped.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spec import NothingSaved
+from spec.rag import Chunk, Document, Embedder, RagConfig, RagPipeline
+
+from .folder import folder
+from .pipeline import RagPipeline as Pipeline
+from .reading import KINDS, Source, UnreadableFile, read
+from .vectors import VectorIndex, load_index
+from .words import words
+
+NAME, PART = "collection.json", "collection.json.part"
+AT_ONCE = 8  # files between two looks at the progress
+VERSION = 16  # hexadecimal digits
+
+
+class NoCollection(Exception):
+    """The folder holds none, or one of another embedder; the message is a sentence."""
+
+
+@dataclass
+class Report:
+    """Files, by what became of them. skipped: with the reason."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+class Collection:
+    """embedder_name: written into the folder, since vectors of two embedders cannot be compared."""
+
+    def __init__(
+        self,
+        path: Path,
+        embedder: Embedder,
+        embedder_name: str,
+        *,
+        generate: Callable[[str], Iterable[str]] = lambda prompt: (),
+        count_tokens: Callable[[str], int] = len,
+        config: RagConfig | None = None,
+    ) -> None:
+        """Raises NoCollection where the folder holds vectors of another embedder, DamagedIndex where its
+        bytes are not those that were saved, InvalidArgument for what is wrong in `config`."""
+        self._storage = folder(path)
+        self._name = embedder_name
+        kept = settings(path)
+        if kept and kept["embedder"] != embedder_name:
+            raise NoCollection(
+                f"{path}: expected vectors of {embedder_name}, got those of {kept['embedder']}"
+            )
+        self._places: dict[str, dict[str, Any]] = kept.get("places", {})  # by the version of a text
+        self._versions: dict[str, str] = kept.get("versions", {})  # of each document, as it was read last
+        try:
+            self._index = load_index(self._storage)
+        except NothingSaved:
+            self._index = VectorIndex(embedder.dim)
+        self.pipeline: RagPipeline = Pipeline(
+            self._index,
+            embedder,
+            generate,
+            config=config or RagConfig(),
+            tokenize=words,
+            count_tokens=count_tokens,
+        )
+
+    def ingest(self, paths: Sequence[Path], progress: Callable[[int, int], None]) -> Report:
+        """Files, and those below folders; what was found below a folder before and is gone is removed.
+
+        progress: called with how many files are done and how many there are. Ctrl-C ends it between two
+        files: what was done is kept.
+        """
+        report, files = Report(), found(paths)
+        known = set(self.pipeline.documents())
+        above = [path.resolve() for path in paths if path.is_dir()]
+        present = {str(each) for each in files}
+        gone = [
+            each for each in known - present if any(Path(each).is_relative_to(folder) for folder in above)
+        ]
+        try:
+            for first in range(0, len(files), AT_ONCE):
+                progress(first, len(files))
+                self._ingest(files[first : first + AT_ONCE], report)
+            self.pipeline.remove(gone)
+            report.removed = sorted(gone)
+        except KeyboardInterrupt:
+            report.interrupted = True
+        progress(len(files), len(files))
+        self._save()
+        return report
+
+    def place(self, chunk: Chunk) -> str:
+        """`docs/ci.md:41`, or `paper.pdf, page 3`."""
+        source = Source("", **self._places[chunk.metadata["version"]])
+        number = source.place(chunk.start + len(chunk.text) - len(chunk.text.lstrip()))
+        shown = os.path.relpath(chunk.metadata["file"])
+        return f"{shown}:{number}" if source.unit == "line" else f"{shown}, {source.unit} {number}"
+
+    def _ingest(self, files: Sequence[Path], report: Report) -> None:
+        documents = []
+        for path in files:
+            try:
+                source = read(path)
+            except (UnreadableFile, OSError) as error:
+                report.skipped[str(path)] = str(error)
+                continue
+            version = hashlib.sha256(source.text.encode()).hexdigest()[:VERSION]
+            places = asdict(source)
+            del places["text"]
+            self._places[version] = places
+            self._versions[str(path)] = version
+            documents.append(Document(str(path), source.text, {"file": str(path), "version": version}))
+        done = self.pipeline.ingest(documents)
+        report.added += done.added
+        report.changed += done.changed
+        report.unchanged += done.unchanged
+
+    def _save(self) -> None:
+        self._write_settings()
+        self._index.save(self._storage)
+        self._versions = {each: self._versions[each] for each in self.pipeline.documents()}
+        used = set(self._versions.values())
+        self._places = {version: places for version, places in self._places.items() if version in used}
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        kept = {"embedder": self._name, "versions": self._versions, "places": self._places}
+        self._storage.write(PART, json.dumps(kept).encode())
+        self._storage.sync(PART)
+        self._storage.rename(PART, NAME)
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """What `collection.json` says, {} where there is none."""
+    kept = folder(path).read(NAME)
+    if kept is None:
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(kept)
+    except ValueError as error:
+        raise NoCollection(f"{path / NAME}: expected JSON, got {error}") from error
+    return found
+
+
+def found(paths: Iterable[Path]) -> list[Path]:
+    """Files that are named, and those below folders whose kind can be read, each once, in order."""
+    files: dict[Path, None] = {}
+    for path in map(Path.resolve, paths):
+        below = (
+            sorted(each for each in path.rglob("*") if each.suffix.lower() in KINDS)
+            if path.is_dir()
+            else [path]
+        )
+        files.update(dict.fromkeys(each for each in below if not each.is_dir()))
+    return list(files)
