@@ -85,6 +85,13 @@ def test_what_scores_less_is_not_used(impl, least, count):
 
 
 @requirement("RAG-42")
+def test_a_least_score_of_0_is_one(impl):
+    lines = ["neon a @-1", "neon b @0", "neon c @2"]
+    made = pipeline(impl, Caller(), document("d", *lines), retrieval="dense", min_score=0.0)
+    assert_equal(texts(made.retrieve("?1").chunks), [lines[2], lines[1]], "texts found")
+
+
+@requirement("RAG-42")
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_scores_are_those_of_the_reranker(impl, k):
     """The first search gives 1 to 9, the reranker 0.5 and less."""

@@ -105,6 +105,7 @@ def scored(draw):
 @example(rankings=[hits(a=12, b=7, c=4), hits(c=0.5, b=0.25)], weights=[1.0, 0.5])
 @example(rankings=[hits(a=-1, b=-2, c=-4), hits(c=900, a=200, d9=100)], weights=None)
 @example(rankings=[hits(a=3), hits(b=2, c=1)], weights=[0.5, 1.0])
+@example(rankings=[[Hit("a", 4.0), Hit("b", 3.0), Hit("b", 0.0)], hits(c=1)], weights=[0.5, 0.75])
 @example(rankings=[hits(a=0, b=-3), hits(b=-2)], weights=[0.5, 1.75])
 @example(rankings=[[Hit("a", 4.0), Hit("b", 3.0), Hit("a", 1.0), Hit("c", 0.0)], hits(c=1)], weights=None)
 def test_scores_come_to_one_scale(impl, rankings, weights):

@@ -10,7 +10,7 @@ from tests.week3.rag.cases_pipeline import Caller, document, found, pipeline, te
 
 OLD = [document("d", "neon at 10 @5", "neon by night @4", gas=True), document("e", "argon old @3", gas=True)]
 NEW = [document("d", "neon at 12 @9", "neon by day @8", gas=True), document("e", "argon new @7", gas=True)]
-WAIT = 10.0  # seconds for calls that take milliseconds, unless they wait for the one that is going on
+WAIT = 5.0  # seconds for calls that take milliseconds, unless they wait for the one that is going on
 
 
 class Interrupted(Caller):

@@ -68,7 +68,7 @@ def test_tokens_as_in_the_text(impl):
 
 
 LONG = np.full((2, 1000), np.log(0.1), np.float32)
-UNLIKELY = np.float32([[-400], [-401]])
+UNLIKELY = np.float32([[-800], [-801]])
 FAR_APART, IN_EIGHTHS = (
     np.float32([-2000, 3000]),
     np.float32([[-0.5, -2.25], [-1.625, -0.125]]),

@@ -1,6 +1,7 @@
 """Passages in the prompt: what it looks like, what fits, and what no text of them can do."""
 
 import html
+import itertools
 
 import pytest
 from hypothesis import example, given
@@ -25,9 +26,9 @@ def fours(text):
 
 
 def descents(text):
-    """Words, and places where a word is smaller than the one before it: the order of passages counts."""
-    found = text.split()
-    return len(found) + sum(other < one for one, other in zip(found, found[1:], strict=False))
+    """Words, and places where a word of two letters is smaller than the one before it: their order counts."""
+    pairs = [word for word in text.split() if len(word) == 2 and word.isalpha()]
+    return words(text) + sum(other < one for one, other in itertools.pairwise(pairs))
 
 
 def squares(text):
@@ -96,7 +97,8 @@ WORDS = st.lists(st.sampled_from(["ax", "by", "cz"]), min_size=1, max_size=6).ma
     order=st.sampled_from(["rank", "edges"]),
 )
 @example(texts=["ax by cz", "by " * 8, "cz ax"], room=22, count="words", order="rank")
-@example(texts=["cz cz", "ax ax", "by by", "ax cz"], room=34, count="descents", order="edges")
+@example(texts=["ax", "ax", "cz"], room=18, count="descents", order="edges")
+@example(texts=["ax", "by", "cz"], room=19, count="descents", order="edges")
 @example(texts=["ax by", "by by cz", "ax", "ax"], room=46, count="fours", order="rank")
 @example(texts=["ax by", "by by cz", "ax"], room=75, count="squares", order="edges")
 @example(texts=["ax by", "by by cz", "ax"], room=38, count="squares", order="edges")
@@ -119,15 +121,15 @@ def test_what_does_not_fit_is_skipped_and_the_next_is_tried(impl, room, taken):
 
 
 @requirement("RAG-30")
-@pytest.mark.parametrize("count", range(7))
 @pytest.mark.parametrize("order", ["rank", "edges"])
-def test_the_best_at_both_ends(impl, order, count):
-    ranks = [f"rank {rank}" for rank in range(1, count + 1)]
-    found = pack(impl, chunks_of(*ranks), order=order)
-    expected = ranks if order == "rank" else ranks[::2] + ranks[1::2][::-1]
-    assert_equal([chunk.text for chunk in found.chunks], expected, "texts in the order of the prompt")
-    assert_equal(texts_of(found), expected, "texts at the spans")
-    assert_equal(found.text, pack(TRUTH, chunks_of(*ranks), order=order).text, "text")
+def test_the_best_at_both_ends(impl, order):
+    for count in range(7):
+        ranks = [f"rank {rank}" for rank in range(1, count + 1)]
+        found = pack(impl, chunks_of(*ranks), order=order)
+        expected = ranks if order == "rank" else ranks[::2] + ranks[1::2][::-1]
+        assert_equal([chunk.text for chunk in found.chunks], expected, "texts in the order of the prompt")
+        assert_equal(texts_of(found), expected, "texts at the spans")
+        assert_equal(found.text, pack(TRUTH, chunks_of(*ranks), order=order).text, "text")
 
 
 @requirement("RAG-30")
@@ -233,6 +235,7 @@ PIECES = [
     "[2, 3]",
     "[3,1]",
     "[1 ,  2]",
+    "[  2 ]",
     "[0]",
     "[7]",
     "[12]",
@@ -263,7 +266,7 @@ def test_what_an_answer_cites(impl, pieces, count):
         "Neon [2], not argon [1, 3]. See [note].",
         "[999999] [1234567] [1, 1234567] [000001] [007]",
         "[1 [] [a1] [1a] [1,] [,1] [1 2] [-1] [1.0] [1;2] [+1] [1,,2] (1) {1} 1]",
-        "[[1]] [1][2] [[note] 1] ![2](x) [1\n] [x, 1]",
+        "[ 1 , 2 ] [[1]] [1][2] [[note] 1] ![2](x) [1\n] [x, 1]",
         "[१] [١] [²] [１] [1, ２]",
     ],
 )  # fmt: skip

@@ -33,14 +33,21 @@ DOCUMENTS = [
     document("e#0", "neon three @7", group="staff"),
     Document("é", "neon four @6", {}),
 ]
+BEFORE = [
+    document("d", "new at first @3", "neon one @9", "argon two @8", text="y"),
+    document("e#0", "neon three @7", group="board"),
+    document("gone", "neon gone @2"),
+]
 HOW = pytest.mark.parametrize("saved", [False, True], ids=["the same index", "saved and loaded"])
 SETTINGS = {"size": 16, "overlap": 5, "separators": (" ",), "k": 20}
 
 
 def restarted(impl, saved, caller, **config):
-    """What an index is to the pipeline that filled it, and the next one over it."""
+    """The pipeline that filled an index, in two steps, then the index, and the next pipeline over it."""
     index = new_index(impl)
-    first = pipeline(impl, Caller(), *DOCUMENTS, index=index, **SETTINGS, **config)
+    first = pipeline(impl, Caller(), *BEFORE, index=index, **SETTINGS, **config)
+    first.ingest(DOCUMENTS)
+    first.remove(["gone"])
     if saved:
         storage = Disk().storage
         index.save(storage)

@@ -180,7 +180,7 @@ def test_the_question_is_a_query(impl, retrieval):
     made = pipeline(impl, caller, *lines_of(*WORDS), retrieval=retrieval)
     made.retrieve("one ?1")
     caller.forget()
-    questions = ["two ?-1", " one  two ?1 ", "two ?-1"]
+    questions = ["two ?-1", " one  Two ?1 ", "two ?-1"]
     best = [texts(made.retrieve(question).chunks)[:1] for question in questions]
     embedded = [] if retrieval == "bm25" else [([question], "query") for question in questions]
     assert_equal(caller.embedded, embedded, "calls of the embedder")
