@@ -13,7 +13,6 @@ from types import ModuleType
 
 import pytest
 
-from grading import cli
 from grading.bugs import known_bugs
 from grading.clone import ROOT
 from grading.report import Report, RequirementResult, TopicResult
@@ -22,27 +21,6 @@ from grading.requirements import by_id, requirements, topics
 from runtime import environment
 
 MAIN = "from grading.cli import main; main()"
-
-
-@dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def week3(monkeypatch, capsys):
-    """Runs the command line in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["week3", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Ran(exit.value.code or 0, out, err)
-
-    return run
 
 
 class FakeGrader:

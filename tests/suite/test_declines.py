@@ -1,11 +1,10 @@
 """What is declined is not judged, earns nothing and is no accusation; all else is judged as before."""
 
 import json
-import sys
 
 import pytest
 
-from grading import capabilities, cli
+from grading import capabilities
 from grading.audit.runs import verdicts
 from grading.boundary.failures import Declined, SubmissionError
 from grading.boundary.loading import settings_of
@@ -219,37 +218,24 @@ def test_names_that_nobody_published_are_refused(submission):
 # ---- The command line. ----
 
 
-@pytest.fixture
-def week3(monkeypatch, capsys):
-    """Runs the command line in this process: its exit code, and what it printed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["week3", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        return exit.value.code or 0, "".join(capsys.readouterr())
-
-    return run
-
-
 def test_a_name_that_nobody_published_is_a_usage_error_before_anything_is_graded(week3, submission):
-    code, printed = week3("grade", submission(declines=["moe.scoring.sigmod"]))
-    assert code == 2
-    assert "no capability 'moe.scoring.sigmod'. Did you mean moe.scoring.sigmoid?" in printed
+    ran = week3("grade", submission(declines=["moe.scoring.sigmod"]))
+    assert ran.code == 2
+    assert "no capability 'moe.scoring.sigmod'. Did you mean moe.scoring.sigmoid?" in ran.err
 
 
 def test_what_is_declined_is_allowed_where_what_is_unwritten_is(week3, submission):
     folder = submission(SOURCE + "\n\ndel route\n", [capability.name for capability in of_topic("moe")])
     how = (folder, "--topic", "moe", "--in-process", "--seed", "1")
-    assert week3("grade", *how)[0] == 1
-    assert week3("grade", *how, "--allow-unwritten")[0] == 0
+    assert week3("grade", *how).code == 1
+    assert week3("grade", *how, "--allow-unwritten").code == 0
 
 
 def test_the_published_list_can_be_seen(week3):
-    code, printed = week3("list", "--capabilities")
-    assert code == 0
+    ran = week3("list", "--capabilities")
+    assert ran.code == 0
     assert all(
-        each.name in printed and each.says in printed for topic in topics() for each in of_topic(topic)
+        each.name in ran.out and each.says in ran.out for topic in topics() for each in of_topic(topic)
     )
-    _, as_json = week3("list", "moe", "--capabilities", "--json")
-    assert json.loads(as_json) == {"moe": {each.name: each.says for each in of_topic("moe")}}
+    as_json = week3("list", "moe", "--capabilities", "--json")
+    assert json.loads(as_json.out) == {"moe": {each.name: each.says for each in of_topic("moe")}}

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from itertools import pairwise
 
 import mlx.core as mx
@@ -25,27 +24,6 @@ from tests.suite.test_tokenizer import bytewise
 
 MAIN = "from grading.cli import main; main()"
 END = 256
-
-
-@dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def week3(monkeypatch, capsys):
-    """Runs the command line in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["week3", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Ran(exit.value.code or 0, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
