@@ -1,0 +1,187 @@
+"""week3 rag, on files: with the embedder that needs no model, and with the real ones."""
+
+import json
+
+import pytest
+
+from grading.clone import ROOT
+from solution.rag.collection import Collection
+from tests.suite.real_models import fetched
+
+FACTS = {
+    "reactor.md": "# The Larkspur reactor\n\nBuilt in 1931.\n\nThe Larkspur reactor is cooled by neon.\n",
+    "ships.txt": "The Halcyon carries tin from Port Amsel.\n",
+    "page.html": "<h1>Bridges</h1>\n<p>The Quill bridge is made of glass.</p>\n",
+}
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, text in FACTS.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def rag(week3, tmp_path):
+    def run(command, *arguments):
+        keep = () if command == "eval" else ("--store", tmp_path / "store")
+        return week3("rag", command, *arguments, *keep, "--embedder", "hashing")
+
+    return run
+
+
+def report(ran):
+    assert ran.code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def names(paths):
+    return [path.rpartition("/")[2] for path in paths]
+
+
+def test_ingesting_again_changes_nothing(rag, files):
+    assert rag("ingest", files).out == "3 added, 0 changed, 0 unchanged, 0 removed, 0 skipped\n"
+    assert rag("ingest", files).out == "0 added, 0 changed, 3 unchanged, 0 removed, 0 skipped\n"
+
+
+def test_what_changed_and_what_is_gone(rag, files):
+    rag("ingest", files)
+    (files / "ships.txt").write_text("The Halcyon carries lead.\n")
+    (files / "page.html").unlink()
+    (files / "new.txt").write_text("New.\n")
+    told = report(rag("ingest", files, "--json"))
+    assert [names(told[each]) for each in ("added", "changed", "unchanged", "removed")] == [
+        ["new.txt"],
+        ["ships.txt"],
+        ["reactor.md"],
+        ["page.html"],
+    ]
+
+
+def test_a_file_that_is_not_below_the_folder_stays(rag, files):
+    rag("ingest", files)
+    told = report(rag("ingest", files / "ships.txt", "--json"))
+    assert (told["removed"], names(told["unchanged"])) == ([], ["ships.txt"])
+
+
+def test_a_bad_file_is_told_and_the_rest_lands(rag, files):
+    (files / "bad.txt").write_bytes(b"caf\xe9")
+    (files / "bad.pdf").write_bytes(b"%PDF-")
+    ran = rag("ingest", files)
+    assert (ran.code, ran.out) == (0, "3 added, 0 changed, 0 unchanged, 0 removed, 2 skipped\n")
+    assert "bad.txt: not UTF-8: byte 3" in ran.err and "bad.pdf: no PDF" in ran.err
+
+
+def test_ctrl_c_keeps_what_was_done(rag, files, monkeypatch):
+    whole = Collection._ingest
+
+    def interrupted(self, some, told):
+        if told.added:
+            raise KeyboardInterrupt
+        whole(self, some[:1], told)
+
+    monkeypatch.setattr("solution.rag.collection.AT_ONCE", 1)
+    monkeypatch.setattr(Collection, "_ingest", interrupted)
+    assert rag("ingest", files).code == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(files.parent)
+    told = report(rag("ingest", files, "--json"))
+    assert (len(told["added"]), len(told["unchanged"])) == (2, 1)
+
+
+def test_a_path_that_is_not_there_is_a_usage_error(rag, tmp_path):
+    ran = rag("ingest", tmp_path / "nowhere")
+    assert ran.code == 2 and "nowhere" in ran.err
+    assert not (tmp_path / "store").exists()
+
+
+def test_vectors_of_two_embedders_do_not_meet(rag, files, week3, tmp_path):
+    rag("ingest", files)
+    (tmp_path / "store" / "collection.json").write_text('{"embedder": "another"}')
+    ran = rag("ingest", files)
+    assert ran.code == 2 and "expected vectors of hashing, got those of another" in ran.err
+
+
+def test_damage_is_told(rag, files, tmp_path):
+    rag("ingest", files)
+    store = tmp_path / "store"
+    for path in store.iterdir():
+        if path.name != "collection.json":
+            path.write_bytes(path.read_bytes()[:-1])
+    ran = rag("ingest", files)
+    assert ran.code == 2 and ran.err.startswith("week3: ")
+
+
+def test_nothing_to_ask(rag):
+    fetched("smollm2-135m-instruct")
+    ran = rag("ask", "Why?")
+    assert ran.code == 2 and "nothing is in it" in ran.err
+
+
+@pytest.mark.xdist_group("real models")
+def test_an_answer_names_file_and_line(rag, files):
+    fetched("smollm2-135m-instruct")
+    rag("ingest", files)
+    question = "What is the Larkspur reactor cooled by?"
+    told = report(rag("ask", question, "--json", "--max-tokens", "24"))
+    assert told["passages"][0]["place"] == "files/reactor.md:1"
+    assert "neon" in told["answer"].lower()
+    assert set(told["timings"]) == {"embed", "search", "rerank", "pack", "generate"}
+    shown = rag("ask", question, "--max-tokens", "24")
+    assert shown.out.startswith(told["answer"])
+    assert "[1] files/reactor.md:1" in shown.out and "embed" in shown.err
+
+
+def beir(folder, *, qrels="query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t2\n"):
+    (folder / "qrels").mkdir(parents=True)
+    documents = {"d1": "cooled by neon", "d2": "carries tin", "d3": "made of glass"}
+    queries = {"q1": "neon", "q2": "tin", "q3": "never judged"}
+    for name, texts in (("corpus", documents), ("queries", queries)):
+        lines = (json.dumps({"_id": id, "title": "", "text": text}) for id, text in texts.items())
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "qrels" / "test.tsv").write_text(qrels)
+    return folder
+
+
+def test_three_methods_are_measured_side_by_side(rag, tmp_path):
+    folder = beir(tmp_path / "tiny")
+    told = report(rag("eval", folder, "--json"))
+    assert list(told["methods"]) == ["BM25", "dense", "hybrid"]
+    for row in told["methods"].values():
+        assert list(row) == ["nDCG@10", "Recall@100", "MRR@10", "ms embed", "ms search"]
+        assert row["nDCG@10"] == row["Recall@100"] == row["MRR@10"] == 1.0
+    shown = rag("eval", folder).out
+    assert "3 documents, 2 queries, hashing" in shown and "1.0000" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / "corpus.jsonl").unlink(), "corpus.jsonl: No such file"),
+        (lambda folder: (folder / "corpus.jsonl").write_text('{"_id": "d1"}\n'), "corpus.jsonl:1: expected"),
+        (lambda folder: (folder / "queries.jsonl").write_text("[]\n"), "queries.jsonl:1: expected"),
+        (lambda folder: (folder / "qrels" / "test.tsv").write_text("head\nq1\td1\n"), "test.tsv:2: expected"),
+        (lambda folder: (folder / "qrels" / "test.tsv").write_text("a\tb\tc\nq9\td1\t1\n"), "not there: q9"),
+    ],
+)
+def test_a_folder_that_beir_would_not_have_is_refused(rag, tmp_path, change, said):
+    folder = beir(tmp_path / "tiny")
+    change(folder)
+    ran = rag("eval", folder)
+    assert ran.code == 2 and said in ran.err
+
+
+@pytest.mark.xdist_group("real models")
+def test_this_projects_own_docs_are_found_by_meaning(week3, tmp_path):
+    fetched("all-minilm-l6-v2")
+    store = ("--store", tmp_path / "store", "--json")
+    told = report(week3("rag", "ingest", ROOT / "docs" / "ci.md", ROOT / "docs" / "instructors.md", *store))
+    assert len(told["added"]) == 2
+    fetched("smollm2-135m-instruct")
+    question = "Which exit code does a submission get that declines something?"
+    answer = report(week3("rag", "ask", question, *store, "--max-tokens", "8"))
+    assert any("docs/ci.md" in each["place"] for each in answer["passages"])
