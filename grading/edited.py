@@ -129,6 +129,9 @@ def _edited_lines(before: list[str], after: list[str]) -> Iterator[tuple[range, 
 
 @cache
 def _functions(topic: str, path: str) -> list[tuple[int, int]]:
-    """First and last line of each function of a file."""
-    nodes = ast.walk(ast.parse(sources(topic)[path]))
-    return [(n.lineno, n.end_lineno or n.lineno) for n in nodes if isinstance(n, ast.FunctionDef)]
+    """First and last line of each function of a file; the first is that of its first decorator."""
+    nodes = (node for node in ast.walk(ast.parse(sources(topic)[path])) if isinstance(node, ast.FunctionDef))
+    return [
+        (min([node.lineno, *(each.lineno for each in node.decorator_list)]), node.end_lineno or node.lineno)
+        for node in nodes
+    ]
