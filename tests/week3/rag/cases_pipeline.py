@@ -34,7 +34,7 @@ def vector(text, kind):
 
 
 def words(text):
-    return [word for word in text.split() if word[0] not in "@?"]
+    return [word.strip(".,") for word in text.split() if word[0] not in "@?"]
 
 
 def count_words(text):

@@ -98,11 +98,3 @@ def test_the_next_pipeline_changes_and_removes(impl, saved):
     with refused(UnknownDocument):
         second.remove(["é"])
     assert_equal(found(second, "argon"), [], "texts of the old")
-
-
-@requirement("RAG-46")
-def test_an_empty_index_from_before(impl):
-    storage = Disk().storage
-    new_index(impl).save(storage)
-    made = pipeline(impl, Caller(), document("d", "neon"), index=impl.load_index(storage))
-    assert_equal((made.documents(), found(made, "neon")), (["d"], ["neon"]), "documents and texts")
