@@ -65,10 +65,18 @@ def words_scores(documents, queries, *, variant="lucene", **numbers):
 
 
 def vector_scores(metric, queries, rows):
-    """rows: {id: vector}. For each query {id: score}, and the allowance of all of them."""
-    stacked = np.array(list(rows.values()), np.float32).reshape(len(rows), queries.shape[1])
-    found = SCORES.vectors(metric, queries, stacked)
-    return [dict(zip(rows, row, strict=True)) for row in found.value.tolist()], found.allowed
+    """rows: {id: vector}. For each query {id: score}, and the allowance of all of them.
+
+    What rounding takes depends on the lengths, however little of them is left in a sum. So there are two
+    more rows for each query, as long as the longest: one of its direction and one of the opposite.
+    """
+    stacked = np.array(list(rows.values()), np.float64).reshape(len(rows), queries.shape[1])
+    longest = np.linalg.norm(stacked, axis=1).max(initial=0)
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+    along = longest * np.divide(queries, lengths, where=lengths > 0, out=np.zeros(queries.shape))
+    found = SCORES.vectors(metric, queries, np.concatenate([stacked, along, -along]).astype(np.float32))
+    scores = found.value[:, : len(rows)].tolist()
+    return [dict(zip(rows, row, strict=True)) for row in scores], found.allowed
 
 
 def assert_scores(actual, expected, allowed, what="scores"):
