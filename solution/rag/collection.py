@@ -20,7 +20,7 @@ from .folder import folder
 from .pipeline import RagPipeline as Pipeline
 from .reading import KINDS, Source, UnreadableFile, read
 from .vectors import VectorIndex, load_index
-from .tokens import words
+from .words import words
 
 NAME, PART = "collection.json", "collection.json.part"
 AT_ONCE = 8  # files between two looks at the progress

@@ -15,8 +15,7 @@ from spec.rag import Embedder
 from .fusion import reciprocal_rank_fusion
 from .measures import evaluate
 from .vectors import VectorIndex
-from .tokens import words
-from .words import BM25
+from .words import BM25, words
 
 METRICS = {"nDCG@10": "ndcg@10", "Recall@100": "recall@100", "MRR@10": "mrr@10"}
 FOUND = 100  # documents of each query
