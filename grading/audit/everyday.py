@@ -47,7 +47,7 @@ def prove(topic: str) -> Proof:
         replace(each, only=frozenset({bugs[each.name].requirement})) for each in edits if each.name in bugs
     ]
     _ask(proof, topic, (each for each in own if unproved(each.name)))
-    refusals = frozenset(r.id for r in requirements(topic) if "refused" in r.title)
+    refusals = frozenset(r.id for r in requirements(topic) if "refuse" in r.title)
     of_checks = [each for each in edits if each.name in checks]
     about_errors = [replace(each, only=refusals) for each in of_checks]
     _ask(proof, topic, (each for each in about_errors if unproved(each.name)))
