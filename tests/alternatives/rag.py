@@ -162,12 +162,10 @@ class BM25:
     def scores(self, query):
         return dict.fromkeys(self._counts, 0.0) | self._matched(query)
 
-    def search(self, query, k):
-        return self._best(query, k, self._counts)
-
-    def _best(self, query, k, allowed):
+    def search(self, query, k, among=None):
         require(k >= 1, "k", "at least 1", k)
-        hits = (Hit(name, score) for name, score in self._matched(query).items() if name in allowed)
+        among = self._counts if among is None else among
+        hits = (Hit(name, score) for name, score in self._matched(query).items() if name in among)
         return nsmallest(k, hits, key=best_first)
 
     def _matched(self, query):
@@ -204,10 +202,9 @@ def key(value):
     """Equal for values that are equal, hashable, and with the kind in front."""
     if isinstance(value, list | tuple):
         return "list", tuple(map(key, value))
-    kinds = [("bool", bool), ("number", int | float), ("text", str), ("none", type(None))]
-    kind = next((name for name, types in kinds if isinstance(value, types)), None)
-    require(kind, "where", "None, a bool, a number, a string or a list of these", value)
-    return kind, value
+    kinds = {bool: "bool", int: "number", float: "number", str: "text", type(None): "none"}
+    require(type(value) in kinds, "where", "None, a bool, a number, a string or a list of these", value)
+    return kinds[type(value)], value
 
 
 def compiled(where):
@@ -233,11 +230,7 @@ def compiled_entry(name, operand):
         of_list = sign in ("$in", "$nin")
         require(isinstance(wanted, list) or not of_list, "where", f"a list for {sign}", wanted)
     tests = [(OPERATORS[sign], key(wanted)) for sign, wanted in asked.items()]
-
-    def holds(metadata):
-        return name in metadata and all(test(key(metadata[name]), wanted) for test, wanted in tests)
-
-    return holds
+    return lambda m: name in m and all(test(key(m[name]), wanted) for test, wanted in tests)
 
 
 def ordered(sign):
@@ -271,12 +264,9 @@ def unit(rows):
 METRICS = {  # of queries and rows
     "cosine": lambda q, x: unit(q).float() @ unit(x).float().T,
     "ip": lambda q, x: q @ x.T,
-    "l2": lambda q, x: (2 * q.double() @ x.double().T - squares(q)[:, None] - squares(x)).clamp(max=0),
+    "l2": lambda q, x: -torch.cdist(q.double(), x.double(), compute_mode=EXPANDED).square(),
 }
-
-
-def squares(rows):
-    return rows.double().square().sum(dim=1)
+EXPANDED = "use_mm_for_euclid_dist"  # |q|² − 2 q·x + |x|²
 
 
 class VectorIndex:
@@ -288,7 +278,6 @@ class VectorIndex:
         self._row_of = {}  # id → row, in the order in which they came
         self._free = []  # rows that nobody has
         self._metadata = {}
-        self._lock = threading.RLock()
 
     def add(self, ids, vectors, metadata=None):
         ids = list(ids)
@@ -297,47 +286,38 @@ class VectorIndex:
         require(len(set(ids)) == len(ids), "ids", "each once", ids)
         metadata = [{} for _ in ids] if metadata is None else deepcopy(list(metadata))
         require(len(metadata) == len(ids), "metadata", f"{len(ids)}, one a vector", len(metadata))
-        with self._lock:
-            new, rows = [name for name in ids if name not in self._row_of], len(self._table)
-            more = max(len(new) - len(self._free), 0)
-            self._table = torch.cat([self._table, torch.full((more, self._dim), math.nan)])
-            self._free += range(rows, rows + more)
-            self._row_of |= {name: self._free.pop() for name in new}
-            self._table[self._rows(ids)] = vectors
-            self._metadata |= zip(ids, metadata, strict=True)
+        new, rows = [name for name in ids if name not in self._row_of], len(self._table)
+        more = max(len(new) - len(self._free), 0)
+        self._table = torch.cat([self._table, torch.full((more, self._dim), math.nan)])
+        self._free += range(rows, rows + more)
+        self._row_of |= {name: self._free.pop() for name in new}
+        self._table[self._rows(ids)] = vectors
+        self._metadata |= zip(ids, metadata, strict=True)
 
     def _rows(self, ids):
         return torch.tensor([self._row_of[name] for name in ids], dtype=torch.long)
 
     def remove(self, ids):
-        with self._lock:
-            require_there("ids", ids, self._row_of)
-            for name in set(ids):
-                del self._metadata[name]
-                self._free.append(self._row_of.pop(name))
-            self._table[self._free] = math.nan
+        require_there("ids", ids, self._row_of)
+        for name in set(ids):
+            del self._metadata[name]
+            self._free.append(self._row_of.pop(name))
+        self._table[self._free] = math.nan
 
     def ids(self):
-        with self._lock:
-            return sorted(self._row_of)
+        return sorted(self._row_of)
 
     def get(self, ids):
-        with self._lock:
-            require_there("ids", ids, self._row_of)
-            return [deepcopy(self._metadata[name]) for name in ids]
+        require_there("ids", ids, self._row_of)
+        return [deepcopy(self._metadata[name]) for name in ids]
 
-    def search(self, queries, k, *, where=None):
-        meets = compiled({} if where is None else where)
-        with self._lock:
-            return self._best(queries, k, [name for name, about in self._metadata.items() if meets(about)])
-
-    def _best(self, queries, k, allowed):
-        """The k best of the ids allowed, for each query."""
+    def search(self, queries, k, *, where=None, among=None):
         require(k >= 1, "k", "at least 1", k)
         self._check_rows("queries", queries)
-        table = self._table[self._rows(allowed)]
-        scores = METRICS[self._metric](queries, table).tolist()
-        hits = ([Hit(*pair) for pair in zip(allowed, row, strict=True)] for row in scores)
+        meets = compiled({} if where is None else where)
+        among = [name for name in (self._metadata if among is None else among) if meets(self._metadata[name])]
+        scores = METRICS[self._metric](queries, self._table[self._rows(among)]).tolist()
+        hits = ([Hit(*pair) for pair in zip(among, row, strict=True)] for row in scores)
         return [nsmallest(k, row, key=best_first) for row in hits]
 
     def _check_rows(self, name, rows):
@@ -345,16 +325,9 @@ class VectorIndex:
         require(fits, name, f"shape (any, {self._dim})", tuple(rows.shape))
         require(bool(rows.isfinite().all()), name, "finite numbers", "one that is not")
 
-    def _copy(self):
-        """One that is only searched, with the vectors of now."""
-        copy = VectorIndex(self._dim, metric=self._metric)
-        copy.add(self._row_of, self._table[self._rows(self._row_of)])
-        return copy
-
     def save(self, storage):
-        with self._lock:
-            head = {"dim": self._dim, "metric": self._metric, "metadata": self._metadata}
-            table = self._table[self._rows(self._metadata)]
+        head = {"dim": self._dim, "metric": self._metric, "metadata": self._metadata}
+        table = self._table[self._rows(self._metadata)]
         data = json.dumps(head).encode() + b"\n" + table.numpy().tobytes()
         before = generations(storage)
         generation = 1 + max((number for number, _, _ in before), default=0)
@@ -400,17 +373,15 @@ def reciprocal_rank_fusion(rankings, *, k=60, weights=None):
 
 
 def score_fusion(rankings, *, weights=None):
-    for ranking in rankings:
-        for hit in ranking:
-            require(math.isfinite(hit.score), "rankings", "finite scores", hit.score)
+    for hit in chain(*rankings):
+        require(math.isfinite(hit.score), "rankings", "finite scores", hit.score)
     return weighted_sum([scaled(ranking) for ranking in rankings], weights)
 
 
 def scaled(ranking):
-    scores = [Fraction(hit.score) for hit in ranking]
-    low, high = min(scores, default=0), max(scores, default=0)
-    ascending = sorted(zip(scores, ranking, strict=True), key=lambda pair: pair[0])
-    return {hit.id: (score - low) / (high - low) if high > low else 1 for score, hit in ascending}
+    ascending = sorted((Fraction(hit.score), hit.id) for hit in ranking)
+    low, high = (ascending[0][0], ascending[-1][0]) if ascending else (0, 0)
+    return {name: (score - low) / (high - low) if high > low else 1 for score, name in ascending}
 
 
 def weighted_sum(parts, weights):
@@ -498,27 +469,24 @@ def prompt(chunks, question, template, special_tokens):
         text = text.replace('"', "&quot;") if quotes else text
         return re.sub(f"(?s)(?={begins}).", lambda match: f"&#{ord(match[0])};", text)
 
-    parts, at = [], []  # at: which parts are texts of chunks
-    for piece in re.split(r"(\{context\}|\{question\})", template):
-        if piece == "{question}":
-            parts.append(harmless(question))
-        elif piece == "{context}":
-            for number, chunk in enumerate(chunks, start=1):
-                source = harmless(chunk.doc_id, quotes=True)
-                at.append(len(parts) + 1)
-                opening = f'<passage number="{number}" source="{source}">\n'
-                parts += [opening, harmless(chunk.text), "\n</passage>\n"]
-        else:
-            parts.append(piece)
-    starts = [sum(map(len, parts[:i])) for i in at]
-    return "".join(parts), [(start, start + len(parts[i])) for start, i in zip(starts, at, strict=True)]
+    text, spans = "", []
+    for part in re.split(r"(\{context\}|\{question\})", template):
+        if part != "{context}":
+            text += harmless(question) if part == "{question}" else part
+            continue
+        for number, chunk in enumerate(chunks, start=1):
+            text += f'<passage number="{number}" source="{harmless(chunk.doc_id, quotes=True)}">\n'
+            inner = harmless(chunk.text)
+            spans.append((len(text), len(text) + len(inner)))
+            text += f"{inner}\n</passage>\n"
+    return text, spans
 
 
 def citations(answer, chunks):
     names = dict(enumerate((chunk.id for chunk in chunks), start=1))
     return [
         Citation(int(number), names.get(int(number)), pair.start(), pair.end())
-        for pair in re.finditer(r"\[[0-9]{1,6}(?: *, *[0-9]{1,6})*\]", answer)
+        for pair in re.finditer(r"\[ *[0-9]{1,6}(?: *, *[0-9]{1,6})* *\]", answer)
         for number in re.findall("[0-9]+", pair[0])
     ]
 
@@ -570,7 +538,7 @@ class RagPipeline:
         chunks = {name: Chunk(**about) for name, about in deepcopy(index._metadata).items()}
         documents = {chunk.doc_id: chunk.metadata for chunk in chunks.values()}
         tokens = {name: list(tokenize(chunk.text)) for name, chunk in chunks.items()}
-        self._now = Snapshot(documents, chunks, tokens, BM25(tokens), index._copy())
+        self._now = Snapshot(documents, chunks, tokens, BM25(tokens), deepcopy(index))
 
     def ingest(self, documents):
         documents = deepcopy(list(documents))
@@ -607,18 +575,17 @@ class RagPipeline:
     def _swap(self, touched, chunks, vectors, tokens):
         """touched: metadata of documents that change, None where one goes. chunks: all that they have now."""
         old, index = self._now, self._index
-        all_chunks = {
+        chunks_now = {
             name: chunk for name, chunk in old.chunks.items() if chunk.doc_id not in touched
         } | chunks
         new = [name for name in chunks if name not in old.chunks]
-        with index._lock:
-            index.remove(old.chunks.keys() - all_chunks.keys())
-            if new:
-                index.add(new, torch.stack([vectors[name] for name in new]))
-            index._metadata |= {name: asdict(chunk) for name, chunk in chunks.items()}
+        index.remove(old.chunks.keys() - chunks_now.keys())
+        if new:
+            index.add(new, torch.stack([vectors[name] for name in new]))
+        index._metadata |= {name: asdict(chunk) for name, chunk in chunks.items()}
         documents = {name: about for name, about in (old.documents | touched).items() if about is not None}
-        tokens = {name: old.tokens[name] if name in old.tokens else tokens[name] for name in all_chunks}
-        self._now = Snapshot(documents, all_chunks, tokens, BM25(tokens), index._copy())
+        tokens = {name: old.tokens[name] if name in old.tokens else tokens[name] for name in chunks_now}
+        self._now = Snapshot(documents, chunks_now, tokens, BM25(tokens), deepcopy(index))
 
     def documents(self):
         return sorted(self._now.documents)
@@ -643,9 +610,9 @@ class RagPipeline:
             allowed = [name for name, chunk in now.chunks.items() if chunk.doc_id in open_to]
             found = []
             if c.retrieval != "dense":
-                found.append(now.words._best(self._tokenize(question), c.candidates, set(allowed)))
+                found.append(now.words.search(self._tokenize(question), c.candidates, {*allowed}))
             if query is not None:
-                found += now.vectors._best(query, c.candidates, allowed)
+                found += now.vectors.search(query, c.candidates, among=allowed)
             hits = found[0]
             if c.retrieval == "hybrid":
                 hits = reciprocal_rank_fusion([[hit.id for hit in ranking] for ranking in found])
@@ -739,34 +706,33 @@ def ndcg_at_k(ranked_ids, qrels, k, *, gain="linear"):
         return 0.0
     most = max(gains.values())  # divided out, so that integers of any size stay inside what a float holds
     got = {rank: gains.get(name, 0) / most for name, rank in places(ranked_ids[:k]).items()}
-    ideal = {
-        rank: value / most for rank, value in enumerate(sorted(gains.values(), reverse=True)[:k], start=1)
-    }
-    return discounted(got) / discounted(ideal)
+    best = sorted((value / most for value in gains.values()), reverse=True)[:k]
+    return discounted(got) / discounted(dict(enumerate(best, start=1)))
 
 
 def discounted(gains):
     return math.fsum(value / math.log2(rank + 1) for rank, value in gains.items())
 
 
-MEASURES = {"ndcg": ndcg_at_k, "recall": recall_at_k, "precision": precision_at_k, "mrr": reciprocal_rank}
+MEASURES = {
+    "ndcg": ndcg_at_k,
+    "recall": recall_at_k,
+    "precision": precision_at_k,
+    "mrr": reciprocal_rank,
+    "map": average_precision,
+}
 
 
 def evaluate(run, qrels, metrics):
     asked = [query for query, grades in qrels.items() if relevant(grades)]
-    measures = {name: measure_of(name) for name in metrics}
-    return {
-        name: sum(measure(run.get(query, ()), qrels[query]) for query in asked) / max(len(asked), 1)
-        for name, measure in measures.items()
-    }
-
-
-def measure_of(name):
-    known = re.fullmatch(r"(ndcg|recall|precision|mrr)@([1-9][0-9]*)|map", name)
-    require(known, "metrics", "ndcg@K, recall@K, precision@K, mrr@K or map", name)
-    if name == "map":
-        return average_precision
-    return lambda ranked_ids, qrels: MEASURES[known[1]](ranked_ids, qrels, int(known[2]))
+    means = {}
+    for name in metrics:
+        known = re.fullmatch(r"(map)|(ndcg|recall|precision|mrr)@([1-9][0-9]*)", name)
+        require(known, "metrics", "ndcg@K, recall@K, precision@K, mrr@K or map", name)
+        measure, k = MEASURES[known[1] or known[2]], [int(known[3])] if known[3] else []
+        total = sum(measure(run.get(query, ()), qrels[query], *k) for query in asked)
+        means[name] = total / max(len(asked), 1)
+    return means
 
 
 # Answers as mixtures over documents -----------------------------------------------------------------------
@@ -784,9 +750,8 @@ def rag_token_log_prob(doc_scores, token_log_probs, mask):
 
 def mixture(doc_scores, token_log_probs, mask):
     """ln p(z), (Z,), and the log-probabilities of the tokens that are there, (Z, how many)."""
-    require(
-        doc_scores.dim() == 1 and len(doc_scores) > 0, "doc_scores", "shape (Z,), Z ≥ 1", doc_scores.shape
-    )
+    some = doc_scores.dim() == 1 and len(doc_scores) > 0
+    require(some, "doc_scores", "shape (Z,), Z ≥ 1", doc_scores.shape)
     require(mask.dim() == 1, "mask", "shape (L,)", mask.shape)
     shape = (len(doc_scores), len(mask))
     require(tuple(token_log_probs.shape) == shape, "token_log_probs", f"shape {shape}", token_log_probs.shape)
