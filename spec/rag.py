@@ -118,8 +118,7 @@ class Storage:
 class PackedContext:
     """text: the whole prompt. tokens: how many they are. chunks: those in it, in the order of the text; the
     number of chunks[i] is i + 1. spans[i]: (start, end) of its text within `text`, escaped as it stands
-    there.
-    RAG-28 to RAG-34.
+    there. RAG-28 to RAG-34.
     """
 
     text: str
@@ -201,8 +200,7 @@ class Retrieved:
 @dataclass(frozen=True)
 class Answer:
     """text: the answer. chunks: the passages it had, in the order of the prompt. citations: the numbers in
-    the
-    text. timings: seconds of "embed", "search", "rerank", "pack", "generate". problems: as in `Retrieved`.
+    the text. timings: seconds of "embed", "search", "rerank", "pack", "generate". problems: as in `Retrieved`.
     """
 
     text: str

@@ -17,6 +17,7 @@ LONGER = {  # and why
     "reference/paged_attention.py": (740, "the ground truth of a topic in one file, in sections"),
     "solution/paged_attention/cache.py": (640, "one class, whose methods share one state"),
     "tests/alternatives/long_context.py": (980, "right code that nobody imports, in sections"),
+    "tests/alternatives/rag.py": (780, "right code that nobody imports, in sections"),
     "tests/alternatives/moe.py": (680, "right code that nobody imports, in sections"),
     "tests/alternatives/speculative_decoding.py": (660, "right code that nobody imports, in sections"),
     "tests/alternatives/paged_attention.py": (780, "right code that nobody imports, in sections"),
