@@ -100,7 +100,7 @@ def _seen(found: list[Verdict], title: str = "") -> list[list[Any]]:
 def _checks(topic: str, start: int) -> list[dict[str, Any]]:
     """The same for removed checks: tests about errors first, and all tests where these see nothing."""
     checks = removed_checks(topic)[start : start + BATCH]
-    about_errors = frozenset(r.id for r in requirements(topic) if "refused" in r.title)
+    about_errors = frozenset(r.id for r in requirements(topic) if "refuse" in r.title)
     found = verdicts([edited_reference(check.key, check, about_errors) for check in checks], topic, seed=SEED)
     left = [check for check in checks if not _seen(found[check.key])]
     if left:
