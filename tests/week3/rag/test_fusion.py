@@ -196,27 +196,33 @@ def test_of_equal_rows_the_lower_index_is_picked(impl):
 # Refusals
 
 
+WRONG_WEIGHTS = [
+    ("weights", {"weights": [1.0]}),
+    ("weights", {"weights": [1.0, 2.0, 3.0]}),
+    ("weights", {"weights": []}),
+    ("weights", {"weights": [1.0, -0.5]}),
+    ("weights", {"weights": [np.nan, 1.0]}),
+    ("weights", {"weights": [np.inf, 1.0]}),
+]
+
+
 @requirement("RAG-58")
-def test_fusion_refuses(impl):
+def test_fusion_of_ranks_refuses(impl):
     valid = {"rankings": [["a", "b"], ["b"]], "k": 60.0, "weights": [1.0, 2.0]}
     assert_equal([each.id for each in impl.reciprocal_rank_fusion(**valid)], ["b", "a"], "ids")
-    wrong_weights = [
-        ("weights", {"weights": [1.0]}),
-        ("weights", {"weights": [1.0, 2.0, 3.0]}),
-        ("weights", {"weights": []}),
-        ("weights", {"weights": [1.0, -0.5]}),
-        ("weights", {"weights": [np.nan, 1.0]}),
-        ("weights", {"weights": [np.inf, 1.0]}),
-    ]
-    check_refusals(impl.reciprocal_rank_fusion, valid, [("k", {"k": -1.0}), *wrong_weights])
+    check_refusals(impl.reciprocal_rank_fusion, valid, [("k", {"k": -1.0}), *WRONG_WEIGHTS])
     assert_equal(len(impl.reciprocal_rank_fusion([["a"]], k=0)), 1, "hits with k = 0")
+
+
+@requirement("RAG-58")
+def test_fusion_of_scores_refuses(impl):
     valid = {"rankings": [hits(a=2, b=1), hits(b=3)], "weights": [1.0, 2.0]}
     assert_equal([each.id for each in impl.score_fusion(**valid)], ["b", "a"], "ids")
     wrong_scores = [
         ("rankings/score", {"rankings": [hits(a=2, b=1), hits(b=wrong)]})
         for wrong in (np.nan, np.inf, -np.inf)
     ]
-    check_refusals(impl.score_fusion, valid, [*wrong_weights, *wrong_scores])
+    check_refusals(impl.score_fusion, valid, [*WRONG_WEIGHTS, *wrong_scores])
 
 
 @requirement("RAG-58")
