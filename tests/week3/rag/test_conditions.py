@@ -150,6 +150,7 @@ OPERATORS = {
         (5, {"$contains": 5}, False),
     ],
     "several": [
+        (None, {}, True),
         (2024, {"$gte": 2020, "$lt": 2024}, False),
         (2022, {"$gte": 2020, "$lt": 2024}, True),
         (2019, {"$gte": 2020, "$lt": 2024}, False),
@@ -157,6 +158,7 @@ OPERATORS = {
     ],
 }
 MISSING = [
+    {},
     {"$eq": 1},
     {"$eq": None},
     {"$ne": 1},
