@@ -1,9 +1,9 @@
 """What a caller brings to a pipeline: an embedder, a tokenizer and a generator that anybody can foresee.
 
 A line of a document has 20 code points and is a chunk. Its words are what BM25 finds. A number after «@»
-says how near it is to every question, and a question's number after «?» which way: «neon gas @7» has with
-«neon ?1» the inner product 7, with «neon ?-1» −7. Small whole numbers are exact in every float. A passage
-that was embedded as a question, or a question as a passage, has 0 with everything.
+says how near it is to every question, and a question's number after «?» which way: of «neon gas @7» and
+«argon @3» the first is nearer to «neon ?1», the second to «neon ?-1». A passage that was embedded as a
+question, or a question as a passage, has 0 with everything.
 """
 
 import html
@@ -113,7 +113,7 @@ def pipeline(
 
 
 def new_index(impl):
-    return impl.VectorIndex(DIM, metric="ip")
+    return impl.VectorIndex(DIM)
 
 
 def found(made, question, **options):

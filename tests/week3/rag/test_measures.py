@@ -48,19 +48,17 @@ def test_the_first_and_all(impl, ranking, qrels, k):
 
 
 @requirement("RAG-50")
+@pytest.mark.parametrize("gain", ["linear", "exponential"])
 @given(
     ranking=rankings,
     qrels=st.dictionaries(st.sampled_from(IDS), st.integers(-2, 4), min_size=2, max_size=6),
     k=KS,
-    gain=st.sampled_from(["linear", "exponential"]),
 )
-@example(ranking=list("abcdef"), qrels=GRADED, k=6, gain="linear")
-@example(ranking=list("abcdef"), qrels=GRADED, k=6, gain="exponential")
-@example(ranking=list("acb"), qrels=GRADED, k=3, gain="linear")
-@example(ranking=list("dab"), qrels=GRADED, k=2, gain="exponential")
-@example(ranking=list("xab"), qrels={"x": -3, "a": 2, "b": 1}, k=3, gain="linear")
-@example(ranking=list("xab"), qrels={"x": -3, "a": 2, "b": 1}, k=3, gain="exponential")
-def test_gain_discounted(impl, ranking, qrels, k, gain):
+@example(ranking=list("abcdef"), qrels=GRADED, k=6)
+@example(ranking=list("acb"), qrels=GRADED, k=3)
+@example(ranking=list("dab"), qrels=GRADED, k=2)
+@example(ranking=list("xab"), qrels={"x": -3, "a": 2, "b": 1}, k=3)
+def test_gain_discounted(impl, gain, ranking, qrels, k):
     check(impl, "ndcg_at_k", ranking, qrels, k, gain=gain)
 
 
@@ -80,7 +78,6 @@ def test_twice_and_none_at_all(impl, ranking, qrels, k):
     for name in WITH_K:
         check(impl, name, ranking, qrels, k)
     check(impl, "average_precision", ranking, qrels)
-    check(impl, "ndcg_at_k", ranking, qrels, k, gain="exponential")
 
 
 @requirement("RAG-51")
