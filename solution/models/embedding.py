@@ -60,6 +60,10 @@ class Encoder:
         self._tokenizer = tokenizer
         self._longest = longest
 
+    @property
+    def dim(self) -> int:
+        return self._network.width
+
     @classmethod
     def open(cls, path: str | Path) -> "Encoder":
         """path: a folder in Hugging Face's form, with a tokenizer.json.

@@ -245,8 +245,8 @@ def _documents_of(index: VectorIndex) -> dict[str, Held]:
     """By their ids: a text is what its chunks have after the end of the one before. Raises InvalidArgument
     where there is something that no pipeline has put there."""
     records = index.get(index.ids())
-    ours = all(each.keys() == RECORD for each in records)
-    expect(ours, "index", "what a pipeline filled, or nothing", records)
+    foreign = [each for each in records if each.keys() != RECORD]
+    expect(not foreign, "index", "what a pipeline filled, or nothing", foreign[:1])
     chunks = sorted((Chunk(**each) for each in records), key=lambda chunk: (chunk.doc_id, chunk.start))
     held: dict[str, Held] = {}
     for doc_id, group in groupby(chunks, key=lambda chunk: chunk.doc_id):

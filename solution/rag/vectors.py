@@ -6,7 +6,6 @@ looked at again, alone and in float64: equal vectors have equal scores, and a qu
 batch.
 """
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from spec.rag import Hit, Metadata, Storage, Where
 
-from .checks import expect, expect_finite, expect_there, on_host
+from .checks import checked_queries, checked_vectors, expect, expect_there
 from .columns import BLOCK, Columns
 from .conditions import compiled
 from .keeping import keep, kept
@@ -23,7 +22,6 @@ from .ranking import contenders, hits
 
 METRICS = ("cosine", "ip", "l2")
 PRODUCTS = 1 << 23  # that are computed at once: 32 MB
-HEAD = 8  # bytes of how long the text is that goes before the vectors
 
 
 class VectorIndex:
@@ -43,15 +41,9 @@ class VectorIndex:
         self._factors: np.ndarray | None = None
 
     def add(self, ids: Sequence[str], vectors: mx.array, metadata: Sequence[Metadata] | None = None) -> None:
-        shape = len(ids), self.dim
-        expect(tuple(vectors.shape) == shape, "vectors", f"shape {shape}", tuple(vectors.shape))
-        expect(len(set(ids)) == len(ids), "ids", "each id once", list(ids))
-        metadata = [{} for _ in ids] if metadata is None else metadata
-        expect(len(metadata) == len(ids), "metadata", f"{len(ids)} of them", len(metadata))
-        rows = on_host(vectors)
-        expect_finite(rows, "vectors")
+        rows, metadata = checked_vectors(ids, vectors, metadata, self.dim)
         squares = np.concatenate([np.zeros(0), *(_dot(part, part) for part in _parts(rows))])
-        copies, new = [_copied(each) for each in metadata], []
+        copies, new = [copied(each) for each in metadata], []
         for i, each in enumerate(ids):
             number = self._numbers.get(each)
             if number is None:
@@ -81,14 +73,14 @@ class VectorIndex:
     def set_metadata(self, ids: Sequence[str], metadata: Sequence[Metadata]) -> None:
         """In place of those of before; vectors stay. All of the ids are there."""
         for each, new in zip(ids, metadata, strict=True):
-            self._metadata[self._numbers[each]] = _copied(new)
+            self._metadata[self._numbers[each]] = copied(new)
 
     def ids(self) -> list[str]:
         return sorted(self._ids)
 
     def get(self, ids: Sequence[str]) -> list[Metadata]:
         expect_there(ids, self._numbers, "ids")
-        return [_copied(self._metadata[self._numbers[each]]) for each in ids]
+        return [copied(self._metadata[self._numbers[each]]) for each in ids]
 
     def search(
         self,
@@ -99,12 +91,8 @@ class VectorIndex:
         among: Collection[str] | None = None,
     ) -> list[list[Hit]]:
         """among: ids of the only ones that may be found."""
-        shape = tuple(queries.shape)
-        expect(len(shape) == 2 and shape[1] == self.dim, "queries", f"shape (m, {self.dim})", shape)
-        expect(k >= 1, "k", "at least 1", k)
+        rows = checked_queries(queries, k, self.dim)
         hidden = self._hidden({} if where is None else where, among)
-        rows = on_host(queries)
-        expect_finite(rows, "queries")
         if not self._ids:
             return [[] for _ in rows]
         at_once = max(PRODUCTS // len(self._ids), 1)
@@ -116,9 +104,7 @@ class VectorIndex:
 
     def save(self, storage: Storage) -> None:
         content = {"dim": self.dim, "metric": self._metric, "ids": self._ids, "metadata": self._metadata}
-        text = json.dumps(content).encode()
-        rows = (piece.astype("<f4").tobytes() for piece in self._columns.rows())
-        keep(storage, b"".join([len(text).to_bytes(HEAD, "little"), text, *rows]))
+        keep(storage, content, (rows.astype("<f4").tobytes() for rows in self._columns.rows()))
 
     # Searching ----------------------------------------------------------------------------------------------
 
@@ -181,11 +167,9 @@ class VectorIndex:
 
 
 def load_index(storage: Storage) -> VectorIndex:
-    data = kept(storage)
-    start = HEAD + int.from_bytes(data[:HEAD], "little")
-    content = json.loads(bytes(data[HEAD:start]))
+    content, data = kept(storage)
     index = VectorIndex(content["dim"], metric=content["metric"])
-    rows = np.frombuffer(data[start:], "<f4").reshape(-1, index.dim)
+    rows = np.frombuffer(data, "<f4").reshape(-1, index.dim)
     index.add(content["ids"], rows, content["metadata"])
     return index
 
@@ -199,7 +183,7 @@ def _parts(rows):
     return (rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK))
 
 
-def _copied(metadata: Metadata) -> Metadata:
+def copied(metadata: Metadata) -> Metadata:
     return {
         name: deepcopy(value) if isinstance(value, list | dict) else value for name, value in metadata.items()
     }
