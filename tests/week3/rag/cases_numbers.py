@@ -1,6 +1,9 @@
 """What plain numbers should be: the reference gives Python floats, an allowance is derived of arrays."""
 
+import itertools
+
 import numpy as np
+from hypothesis import assume
 
 from grading.matching import assert_equal
 from grading.trees import mapped
@@ -45,7 +48,8 @@ def assert_hits(actual, expected, what="hits"):
         assert_number(one.score, other.score, f"score of {one.id}")
 
 
-def are_clear(hits):
-    """Whether rounding decides nothing about their order."""
-    scores = [float(each.score.value) for each in hits]
-    return all(one - other > 1e-5 * abs(one) for one, other in zip(scores, scores[1:], strict=False))
+def clear_hits(name, rankings, **options):
+    """What the reference returns, of rankings where rounding decides nothing about the order; no others."""
+    scores = [hit.score for hit in getattr(TRUTH.exact.module, name)(rankings, **options)]
+    assume(all(one - other > 1e-5 * abs(one) for one, other in itertools.pairwise(scores)))
+    return getattr(TRUTH, name)(rankings, **options)
