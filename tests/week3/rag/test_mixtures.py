@@ -32,10 +32,11 @@ def answer(seed, documents, length, scale):
 
 
 def check(impl, name, scores, tokens, mask):
-    """Where the result is near 0, numbers as large as the scores have been subtracted from each other."""
+    """Where the result is near 0, larger numbers have been subtracted: scores, and logarithms of weights."""
     __tracebackhide__ = True
     expected = getattr(TRUTH, name)(scores, tokens, mask)
-    rounding = UNITS * unit_in_the_last_place(np.abs(scores).max(), scores.dtype)
+    largest = np.abs(scores).max() + np.log(len(scores))
+    rounding = UNITS * unit_in_the_last_place(largest, scores.dtype)
     expected = replace(expected, allowed=expected.allowed + rounding)
     assert_number(getattr(impl, name)(scores, tokens, mask), expected, name)
 
