@@ -15,13 +15,14 @@ import numpy as np
 from spec.rag import Hit, Metadata, Storage, Where
 
 from .checks import checked_queries, checked_vectors, expect, expect_there
-from .columns import BLOCK, Columns
+from .columns import Columns
 from .conditions import compiled
 from .keeping import keep, kept
 from .ranking import contenders, hits
 
 METRICS = ("cosine", "ip", "l2")
 PRODUCTS = 1 << 23  # that are computed at once: 32 MB
+PART = 4096  # vectors that are widened to float64 at once
 
 
 class VectorIndex:
@@ -180,7 +181,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _parts(rows):
-    return (rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK))
+    return (rows[first : first + PART] for first in range(0, len(rows), PART))
 
 
 def copied(metadata: Metadata) -> Metadata:

@@ -76,12 +76,12 @@ def published() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
 
-def theirs(texts: Sequence[str]) -> np.ndarray:
-    """(n, 384), sorted by length and pooled as sentence-transformers does."""
+def theirs(texts: Sequence[str], *, by_length: bool = True) -> np.ndarray:
+    """(n, 384), pooled as sentence-transformers does, and where asked for sorted as there."""
     import torch
 
     tokenizer, model = published()
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]) if by_length else 0)
     out = np.empty((len(texts), 384), np.float32)
     for first in range(0, len(order), THEIR_BATCH):
         chosen = order[first : first + THEIR_BATCH]
