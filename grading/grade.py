@@ -18,6 +18,7 @@ from grading.boundary.loading import Settings
 from grading.bugs import known_bugs
 from grading.candidates import Candidate, in_process, isolated
 from grading.clone import ROOT, UsageError, check_clone
+from grading.contract import contract
 from grading.judging.items import SUITE
 from grading.judging.judge import Judge
 from grading.report import (
@@ -105,6 +106,8 @@ def grade(
     except TopicFailed as error:
         raise GraderError(str(error)) from error
     home = {bug.title: bug.requirement for topic in chosen for bug in known_bugs(topic)}
+    for topic in chosen:
+        home |= {f"{topic}.{each.name}": each.requirements[0] for each in contract(topic).called.values()}
     found = {r.id: judged(r, results[r.id], attempted(path, r.topic), home) for r in asked}
     for id, roots in waits_for(found, home).items():
         found[id].waits_for = roots

@@ -50,7 +50,7 @@ class Ranks:
         self._rounds: defaultdict[int, dict[int, Array]] = defaultdict(dict)
         self._joined: set[int] = set()
         self._left: set[int] = set()
-        self._waiting: set[int] = set()
+        self._waiting: dict[int, Callable[[], set[int]]] = {}  # rank -> for whom
         self._calls = [0] * size
         # (source, destination) -> arrays
         self._messages: defaultdict[tuple[int, int], deque[Array]] = defaultdict(deque)
@@ -129,18 +129,23 @@ class Ranks:
 
     def _wait(self, rank: int, missing: Callable[[], set[int]], what: str) -> None:
         """Until no rank is missing any more."""
-        self._waiting.add(rank)
+        self._waiting[rank] = missing
         self._changed.notify_all()
         deadline = time.monotonic() + PATIENCE
         while missing() and self._broken is None and missing() <= self._joined - self._left:
-            stuck = self._joined - self._left <= self._waiting
+            stuck = self._stuck()
             moment = min(deadline - time.monotonic(), DEADLOCK if stuck else PATIENCE)
             if moment <= 0 or (not self._changed.wait(moment) and stuck):
                 break
-        self._waiting.discard(rank)
+        self._waiting.pop(rank, None)
         if self._broken is not None:
             raise AnotherRankFailed("another rank has failed")
         assert not missing(), f"rank {rank} waited for {what}: rank {min(missing())} does not take part"
+
+    def _stuck(self) -> bool:
+        """Whether nobody can go on. Who has what it waited for can, though it may not have woken yet."""
+        active = self._joined - self._left
+        return all(rank in self._waiting and self._waiting[rank]() for rank in active)
 
 
 def collective_of(call: RecordedCall) -> Collective | None:

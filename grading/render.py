@@ -127,11 +127,13 @@ def _declined(results: list[RequirementResult], console: Console) -> None:
     """What `week3.toml` says that it does not do, and which requirements ask for it."""
     if results:
         names = dict.fromkeys(name for result in results for name in result.declined)
-        verb = "asks" if len(results) == 1 else "ask"
+        ask, earn = ("asks", "earns") if len(results) == 1 else ("ask", "earn")
         console.print(
-            f"\n{len(results)} {verb} for what week3.toml declines, and earn nothing:", style="yellow"
+            f"\n{len(results)} {ask} for what week3.toml declines, and {earn} nothing:", style="yellow"
         )
         _indented(", ".join(result.id for result in results), console)
+        if besides := [result.id for result in results if result.met_besides]:
+            _indented(f"All else that is asked is met in {', '.join(besides)}.", console)
         _indented(f"They ask for {', '.join(names)}.", console, "dim")
 
 

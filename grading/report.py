@@ -33,6 +33,11 @@ class TestResult:
         return self.outcome in ("failed", "error")
 
     @property
+    def of_signature(self) -> bool:
+        """Whether it looks at the signature alone, which comes before any claim."""
+        return "::test_signature[" in self.node
+
+    @property
     def missing(self) -> str:
         """`moe.route` where it failed because that is not implemented."""
         match = _NOT_IMPLEMENTED.match(self.message)
@@ -68,6 +73,12 @@ class RequirementResult:
     def declined(self) -> list[str]:
         """The capabilities that its tests asked for in vain."""
         return list(dict.fromkeys(name for test in self.tests for name in test.declined))
+
+    @property
+    def met_besides(self) -> bool:
+        """Declined in part: what else it asks for is there, and right."""
+        passed = [test for test in self.tests if test.outcome == "passed" and not test.of_signature]
+        return self.status == "declined" and bool(passed)
 
     @property
     def unwritten(self) -> bool:

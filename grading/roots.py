@@ -1,9 +1,10 @@
 """Roots and what waits for them: which requirement's own text is broken, and what only depends on it.
 
-Three things lead from a failure to its root. A known bug has a requirement of its own: where the tests of
-that requirement fail by it, every other failure that it explains waits for it. A function that hung or
-crashed is not called again: what misses it waits for the requirement that met it. Else `needs` of the
-specification leads: what fails while something that it needs fails too, waits for that.
+Four things lead from a failure to its root. A known bug has a requirement of its own: where the tests of
+that requirement fail by it, every other failure that it explains waits for it. So has a name of the contract:
+what only lacks `fork` waits for the requirement about forks. A function that hung or crashed is not called
+again: what misses it waits for the requirement that met it. Else `needs` of the specification leads: what
+fails while something that it needs fails too, waits for that.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,18 +40,23 @@ def roots(report: Report) -> list[Root]:
 def waits_for(results: Mapping[str, RequirementResult], home: Mapping[str, str]) -> dict[str, list[str]]:
     """The roots that each failed requirement waits for: none for a root.
 
-    home: the requirement of each known bug, by the bug's title.
+    home: the requirement of each known bug, by its title, and of each name of the contract.
     """
     failed = {id: result for id, result in results.items() if result.status in FAILED}
     homes = _homes(failed, home)
     stopped = {id: {test.stopped for test in result.tests} - {""} for id, result in failed.items()}
+    lacking = {id: _lacking(result, home) for id, result in failed.items()}
     found: dict[str, list[str]] = {}
 
     def roots_of(id: str) -> list[str]:
         if id not in found:
             others = [other for other in homes[id] if other != id]
-            found[id] = others if homes[id] or stopped[id] else stoppers(id) or of_needs(id)
+            told = homes[id] or stopped[id] or id in lacking[id]
+            found[id] = others if told else of_names(id) or stoppers(id) or of_needs(id)
         return found[id]
+
+    def of_names(id: str) -> list[str]:
+        return lacking[id] if all(other in lacking.get(other, ()) for other in lacking[id]) else []
 
     def stoppers(id: str) -> list[str]:
         missed = {test.not_called for test in failed[id].tests if test.outcome != "passed"}
@@ -88,6 +94,12 @@ def _homes(failed: Mapping[str, RequirementResult], home: Mapping[str, str]) -> 
         own = [address.get(test, "") for test in possible if test[0] == id]
         found[id] = [id] if id in address.values() else [] if "" in own else list(dict.fromkeys(own))
     return found
+
+
+def _lacking(result: RequirementResult, home: Mapping[str, str]) -> list[str]:
+    """Where the text is about what it lacks, if it lacks something and nothing else is wrong."""
+    names = dict.fromkeys(test.missing for test in result.tests if result.unwritten and test.missing)
+    return list(dict.fromkeys(home.get(name, "") for name in names))
 
 
 def _needed(id: str, results: Mapping[str, RequirementResult]) -> Iterator[str]:

@@ -180,7 +180,7 @@ class PagedKVCache:
         salt: str | None = None,
         adapter: str | None = None,
     ) -> int:
-        """Starts a sequence and returns its length: the tokens already cached. PA-36 to PA-39, PA-58.
+        """Starts a sequence (PA-22). Returns its length: the tokens already cached. PA-36 to PA-39, PA-58.
 
         Without `prefix_caching`, or without `tokens`, that is 0. The caller computes the remaining tokens
         and appends them. Raises InvalidArgument when `seq_id` exists.

@@ -1,9 +1,14 @@
 """The reference with edits, whether it is one file or a package."""
 
+import time
+
 import pytest
 
-from grading.bugs import Bug
+from grading.bugs import Bug, known_bugs
 from grading.edited import difference, edited_functions, file_name, reference
+from grading.requirements import topics
+
+BUDGET = 0.03  # seconds of the processor for an edit, on average: a file of 740 lines takes 0.008
 
 
 def bug(*changes):
@@ -49,3 +54,14 @@ def test_edits_of_several_functions_are_told(topic):
 def test_what_occurs_in_two_places_is_no_edit(topic):
     with pytest.raises(ValueError, match="2 matches of 'return ', expected 1"):
         reference(topic, bug(("return ", "return -")))
+
+
+@pytest.mark.parametrize("topic", topics())
+def test_an_edit_costs_milliseconds(topic):
+    """Only the file that it changes is compiled anew; hundreds of edits are tried a run."""
+    bugs = known_bugs(topic)[:40]
+    reference(topic, bugs[0])
+    begun = time.process_time()
+    for each in bugs:
+        reference(topic, each)
+    assert time.process_time() - begun <= BUDGET * len(bugs)

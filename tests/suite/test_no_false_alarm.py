@@ -4,6 +4,7 @@ One seed is fixed, the other is the commit's: in time, all are tried.
 """
 
 import subprocess
+import time
 
 import pytest
 
@@ -15,6 +16,7 @@ from grading.requirements import topics
 from runtime.sandbox import Limits, best_tier
 
 FIXED = 2
+BUDGET = 60.0  # seconds of the processor that a topic may cost in process; long context takes 24
 IN_PROCESS = [name for name in RIGHT if name != "solution"]  # that is what tests/week3 itself asks here
 
 
@@ -28,7 +30,9 @@ def seed_of_commit():
 @pytest.mark.parametrize("topic", topics())
 @pytest.mark.parametrize("name", IN_PROCESS)
 def test_right_code_is_never_accused(topic, name):
+    begun = time.process_time()
     assert accusations(verdicts([in_process(RIGHT[name])], topic, seed=FIXED)) == []
+    assert time.process_time() - begun <= BUDGET
 
 
 @pytest.mark.parametrize("topic", topics())

@@ -87,7 +87,7 @@ def test_a_deployed_router_is_judged_as_expected(name):
     (found,) = verdicts([replace(peer(name, *PEERS[name]), only=frozenset(ROUTING))], "moe").values()
     results = defaultdict(list)
     for verdict in found:
-        if "test_signature" not in verdict.result.node:
+        if not verdict.result.of_signature:
             results[verdict.requirement].append(verdict.result)
     expected = {requirement: EXPECTED[name].get(requirement, DECLINED) for requirement in ROUTING}
     for requirement, results_of_it in sorted(results.items()):

@@ -220,11 +220,15 @@ def test_what_is_declined_is_told_apart_from_what_is_wrong():
     report = report_of(met("PA-01"), declined("PA-02", "paged_attention.csr", "paged_attention.fork"))
     text = card(report)
     assert "core 1 of 2, 1 declined" in text
-    assert "1 asks for what week3.toml declines, and earn nothing:\n  PA-02\n" in text
+    assert "1 asks for what week3.toml declines, and earns nothing:\n  PA-02\n" in text
+    assert "All else that is asked is met in PA-02.\n" in text
     assert "They ask for paged_attention.csr, paged_attention.fork." in text
     assert "Everything that is done, and not declined, is right." in text
     assert "Title of PA-02" not in text
-    text = card(report_of(declined("PA-02", "paged_attention.csr"), score=0.0))
+    whole = declined("PA-02", "paged_attention.csr")
+    whole.tests[0].node = "tests/week3/test_signatures.py::test_signature[week3-paged_attention.to_csr]"
+    text = card(report_of(whole, score=0.0))
+    assert "All else" not in text
     assert "1 declined" in text
     assert "Nothing is written yet" not in text
     text = card(report_of(broken("PA-01"), declined("PA-02", "paged_attention.csr")))

@@ -9,11 +9,13 @@ import pytest
 from grading.audit.runs import verdicts
 from grading.bugs import Bug, known_bugs
 from grading.candidates import edited_reference
-from grading.grade import judged, scored
+from grading.clone import ROOT
+from grading.grade import grade, judged, scored
 from grading.report import Report, RequirementResult, TopicResult
 from grading.report import TestResult as Verdict
 from grading.requirements import by_id
 from grading.roots import roots, waits_for
+from grading.terminal import Silent
 
 HOME = {"of A": "A", "of B": "B", "of C": "C"}
 
@@ -85,6 +87,37 @@ def test_what_is_wrong_is_not_hidden_behind_what_is_not_written():
     unwritten = failed("A")
     unwritten.tests[0].message = "not implemented: paged_attention.slot_mapping"
     assert waiting(unwritten, failed("B", "A")) == {"A": [], "B": []}
+
+
+# ---- By what is not there. ----
+
+
+def lacks(id, *needs, names):
+    return said(id, *needs, message=f"not implemented: {names}")
+
+
+def test_what_lacks_a_function_waits_for_the_requirement_about_it():
+    """Else an engine without forks would read that it loses what was appended."""
+    results = lacks("A", names="a.fork"), lacks("C", "A", names="a.fork"), lacks("D", "C", names="a.fork")
+    home = {"a.fork": "C", "a.truncate": "E"}
+    assert waits_for({each.id: each for each in results}, home) == {"A": ["C"], "C": [], "D": ["C"]}
+    results = lacks("A", names="a.truncate"), failed("B"), lacks("C", "A", names="a.fork"), met("E")
+    assert waits_for({each.id: each for each in results}, home) == {"A": [], "B": [], "C": []}
+
+
+def test_an_engine_without_forks_waits_for_forks(tmp_path):
+    source = (ROOT / "reference" / "paged_attention.py").read_text(encoding="utf-8")
+    (tmp_path / "paged_attention.py").write_text(f"{source}\n\ndel PagedKVCache.fork\n")
+    (tmp_path / "week3.toml").write_text('framework = "numpy"\n')
+    how = {"topics": ["paged_attention"], "seed": 1, "isolation": "in-process", "listener": Silent()}
+    report = grade(tmp_path, only={"PA-22", "PA-23", "PA-28", "PA-31"}, **how)
+    found = {id: (result.status, result.waits_for) for id, result in report.requirements.items()}
+    assert found == {
+        "PA-22": ("broken", ["PA-31"]),
+        "PA-23": ("met", []),
+        "PA-28": ("broken", ["PA-31"]),
+        "PA-31": ("broken", []),
+    }
 
 
 # ---- By the known bug that explains them. ----
