@@ -5,6 +5,7 @@ lets live and that nobody could tell from right code are listed in `tests/suite/
 the reason.
 """
 
+import ast
 import difflib
 import random
 import shutil
@@ -89,7 +90,16 @@ def unobservable() -> dict[str, str]:
 
 
 def _files(topic: str) -> list[Path]:
-    return sorted((ROOT / "solution" / topic).glob("*.py"))
+    """What the contract's names are made of: the package's first file, and what it imports of the package.
+    What else lies there, commands and drafters beyond the contract, other tests look after."""
+    package = ROOT / "solution" / topic
+    found, new = set[Path](), {package / "__init__.py"}
+    while new:
+        found |= new
+        imported = (node for path in new for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = {node.module for node in imported if isinstance(node, ast.ImportFrom) and node.level == 1}
+        new = {package / f"{name}.py" for name in names if name} - found
+    return sorted(found)
 
 
 def _operator(name: str) -> Any:

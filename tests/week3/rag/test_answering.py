@@ -296,7 +296,6 @@ def zeros(**seconds):
         ({"generate": 0.125}, {"generate": 0.125}),
         ({"hear": 2.0, "passage": 1.0}, {"generate": 4.0}),
         ({"rerank": 4.0, "piece": 0.5}, {"rerank": 4.0, "generate": 1.0}),
-        ({}, {}),
     ],
 )
 def test_where_the_time_went(impl, seconds, expected):
