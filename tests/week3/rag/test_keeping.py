@@ -196,7 +196,7 @@ def sizes(files):
 def test_a_failed_save_loses_nothing(impl, old):
     before = [] if old is None else [old]
     undisturbed = saved(impl, *before, NEW), saved(impl, OLD, NEW)
-    NEW.assert_in(impl.load_index(undisturbed[0].storage))
+    NEW.assert_in(load(impl, undisturbed[0].files))
     most = max(len(disk.files) for disk in undisturbed)
     begun = len(saved(impl, *before).steps)
     for step, name in enumerate(undisturbed[0].steps[begun:]):
