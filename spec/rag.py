@@ -200,7 +200,7 @@ class Retrieved:
 @dataclass(frozen=True)
 class Answer:
     """text: the answer. chunks: the passages it had, in the order of the prompt. citations: the numbers in
-    the text. timings: seconds of "embed", "search", "rerank", "pack", "generate". problems: as in `Retrieved`.
+    the text. timings: seconds of "embed", "search", "rerank", "pack", "generate". problems: see `Retrieved`.
     """
 
     text: str

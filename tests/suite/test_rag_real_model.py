@@ -35,27 +35,38 @@ KINDS = [  # what is said, what is asked, and the answers, one a name
     (
         "The {} reactor is cooled by liquid {}.",
         "What is the {} reactor cooled by?",
-        "neon argon xenon sodium helium nitrogen mercury bromine krypton gallium".split(),
+        [
+            "neon",
+            "argon",
+            "xenon",
+            "sodium",
+            "helium",
+            "nitrogen",
+            "mercury",
+            "bromine",
+            "krypton",
+            "gallium",
+        ],
     ),
     (
         "The cargo ship {} carries {} to the north.",
         "What does the cargo ship {} carry?",
-        "tin salt wool copper timber barley coffee marble sugar rubber".split(),
+        ["tin", "salt", "wool", "copper", "timber", "barley", "coffee", "marble", "sugar", "rubber"],
     ),
     (
         "The bridge of {} was painted {} by the mayor.",
         "Which colour has the bridge of {}?",
-        "green yellow purple orange white black silver crimson turquoise brown".split(),
+        ["green", "yellow", "purple", "orange", "white", "black", "silver", "crimson", "turquoise", "brown"],
     ),
     (
         "The winter festival of {} honours the {}.",
         "Which animal does the winter festival of {} honour?",
-        "otter falcon badger salmon hedgehog wolf heron beaver lynx raven".split(),
+        ["otter", "falcon", "badger", "salmon", "hedgehog", "wolf", "heron", "beaver", "lynx", "raven"],
     ),
     (
         "In the town of {} the post office opens at {} o'clock.",
         "When does the post office in the town of {} open?",
-        "seven eight nine ten eleven five six four three two".split(),
+        ["seven", "eight", "nine", "ten", "eleven", "five", "six", "four", "three", "two"],
     ),
 ]
 ASKED = [
