@@ -62,11 +62,23 @@ def tiny(name, **changes):
 def logits_of(model, ids, **options):
     """What transformers computes in float64, (tokens, V), and how far off float32 may be."""
     torch = outside("torch")
+
+    def logits():
+        return model(torch.tensor(ids)[None], **options).logits[0].numpy()
+
     with torch.no_grad():
-        plain = model(torch.tensor(ids)[None], **options).logits[0].numpy()
-        exact = model.double()(torch.tensor(ids)[None], **options).logits[0].numpy()
+        plain, shaken = logits(), []
+        weights = {name: values.clone() for name, values in model.state_dict().items()}
+        model.double()
+        exact = logits()
+        for seed in range(2):  # one evaluation in float32 may be right by luck
+            draw = torch.Generator().manual_seed(seed)
+            for values in model.parameters():
+                values *= 1 + (2 * torch.rand(values.shape, generator=draw, dtype=values.dtype) - 1) * 2**-24
+            shaken.append(logits())
+            model.load_state_dict(weights)
         model.float()
-    return exact, allowance(exact, plain)
+    return exact, allowance(exact, plain, shaken)
 
 
 def tokens(count, seed=0):
