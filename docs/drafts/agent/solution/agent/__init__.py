@@ -1,0 +1,32 @@
+"""The agent with tools; the rules are in spec/agent.md.
+
+What a model wrote is text on the host, and so is nearly all of this; MLX has the masks, which meet logits.
+
+`parsing.py` reads calls: `hermes.py` and `react.py` find them, `blocks.py` takes JSON out of other text.
+`arguments.py` checks what they ask for. `toolbox.py` carries one out, in `attempts.py`, past `breakers.py`.
+`agent.py` has what is made once, `loop.py` a run, `journal.py` what it knows and its checkpoints.
+`transcript.py` looks at messages and shortens them, `circles.py` sees calls come again. `constraint.py` says
+which tokens may follow, by llguidance (`pip install week3[agent]`) and a schema's `grammar.py`.
+
+What `week3 agent` needs besides: `tools.py`, with `arithmetic.py`, and `vocabulary.py`.
+"""
+
+from .agent import Agent
+from .arguments import validate_arguments
+from .circles import detect_loop
+from .constraint import JsonConstraint
+from .parsing import StreamingToolParser, parse_tool_calls
+from .toolbox import Toolbox
+from .transcript import check_transcript, compact
+
+__all__ = [
+    "Agent",
+    "JsonConstraint",
+    "StreamingToolParser",
+    "Toolbox",
+    "check_transcript",
+    "compact",
+    "detect_loop",
+    "parse_tool_calls",
+    "validate_arguments",
+]

@@ -1,0 +1,76 @@
+"""A schema of AG-38 as a grammar of llguidance: its dialect of Lark.
+
+Strings, numbers and enums are regular expressions; arrays, objects and alternatives are rules over them, one
+for each place of the schema. Where the canonical form has a comma or a colon, one space may follow.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spec import NotSupported
+from spec.agent import Schema
+
+_NOTES = {"title", "description", "default"}
+_INTEGER = "-?(0|[1-9][0-9]*)"
+_CHARACTER = r'[^"\\\x00-\x1F]|\\["\\bfnrt]|\\u00[01][0-9a-f]'  # what is read as Unicode has no surrogates
+_SCALARS = {
+    "string": f'"({_CHARACTER})*"',
+    "integer": _INTEGER,
+    "number": rf"{_INTEGER}(\.[0-9]+)?",
+    "boolean": "true|false",
+    "null": "null",
+}
+_OBJECT = {"type", "properties", "required", "additionalProperties"}
+_SPACE = " ?"
+
+
+def grammar(schema: Schema) -> str:
+    """Raises NotSupported for any other schema."""
+    rules: list[str] = []
+    start = _rule(schema, rules)
+    lines = (f"r{number}: {rule}" for number, rule in enumerate(rules))
+    return "\n".join(['%llguidance {"no_forcing": true}', f"start: {start}", *lines])
+
+
+def _rule(schema: Schema, rules: list[str]) -> str:
+    """The name of the rule of the values that a schema accepts."""
+    rules.append(_body(schema, rules))
+    return f"r{len(rules) - 1}"
+
+
+def _body(schema: Schema, rules: list[str]) -> str:
+    keys = set(schema) - _NOTES if isinstance(schema, Mapping) else set()
+    if keys == {"enum"}:
+        return _expression("|".join(map(_literal, schema["enum"])))
+    if keys == {"anyOf"}:
+        return " | ".join(_rule(each, rules) for each in schema["anyOf"])
+    kind = schema["type"] if "type" in keys else None
+    if keys == {"type"} and isinstance(kind, str) and kind in _SCALARS:
+        return _expression(_SCALARS[kind])
+    if keys == {"type", "items"} and kind == "array":
+        item = _rule(schema["items"], rules)
+        return f'"[" ({item} ({_expression("," + _SPACE)} {item})*)? "]"'
+    if keys == _OBJECT and kind == "object" and schema["additionalProperties"] is False:
+        return _members(schema["properties"], schema["required"], rules)
+    raise NotSupported(f"schema: expected one of those that AG-38 names, got {schema!r}")
+
+
+def _members(properties: Mapping[str, Schema], required: Sequence[str], rules: list[str]) -> str:
+    if set(properties) != set(required):
+        raise NotSupported(f"schema: expected that all of {[*properties]} are required, got {required}")
+    parts = ['"{"']
+    for number, (name, schema) in enumerate(properties.items()):
+        comma = "," + _SPACE if number else ""
+        parts += [_expression(f"{comma}{_literal(name)}:{_SPACE}"), _rule(schema, rules)]
+    return " ".join([*parts, '"}"'])
+
+
+def _literal(value: Any) -> str:
+    """The expression of a value in its canonical form."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
+
+
+def _expression(pattern: str) -> str:
+    return f"/{pattern}/"

@@ -1,0 +1,125 @@
+"""The same parser while the text is still coming: the same in the end, and nothing later than it must be."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from grading.marks import requirement
+from grading.matching import assert_equal, refused
+from spec import InvalidArgument
+from spec.agent import ToolCall
+from tests.week3.agent.cases import (
+    CODE,
+    DOUBLE,
+    TEXTS,
+    TRUTH,
+    assert_calls,
+    block,
+    texts,
+)
+
+
+def streamed(module, format, pieces):
+    """What comes out of a parser that is fed with these pieces, content that was cut joined again."""
+    parser = module.StreamingToolParser(format)
+    found = [each for piece in pieces for each in parser.feed(piece)] + parser.close()
+    return joined(found)
+
+
+def joined(found):
+    together = []
+    for each in found:
+        if isinstance(each, str) and together and isinstance(together[-1], str):
+            together[-1] += each
+        elif each != "":
+            together.append(each)
+    return together
+
+
+def assert_found(actual, expected):
+    """The same in the same order, but for how the arguments of calls are spelled."""
+    plain = [[call_name(each) for each in found] for found in (actual, expected)]
+    assert_equal(*plain, "what was returned")
+    calls = [[each for each in found if isinstance(each, ToolCall)] for found in (actual, expected)]
+    assert_calls(*calls)
+
+
+def call_name(found):
+    return ("call", found.name) if isinstance(found, ToolCall) else found
+
+
+@requirement("AG-07")
+@pytest.mark.parametrize("format", [*TEXTS])
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_in_pieces_of_one_size(impl, format, size):
+    for text in TEXTS[format]:
+        pieces = [text[i : i + size] for i in range(0, len(text), size)]
+        assert_found(streamed(impl, format, pieces), streamed(TRUTH, format, [text]))
+
+
+SHORT = {
+    "hermes": f"a<{block()}b<tool_",
+    "react": 'a\nAction: f\nAction Input: {"a": 1}\nso\nObservation: 4',
+}
+
+
+@requirement("AG-07")
+@pytest.mark.parametrize("format", [*SHORT])
+def test_cut_at_each_place(impl, format):
+    text = SHORT[format]
+    expected = streamed(TRUTH, format, [text])
+    for i in range(len(text) + 1):
+        assert_found(streamed(impl, format, [text[:i], "", text[i:]]), expected)
+
+
+@requirement("AG-07")
+@given(data=st.data(), format=st.sampled_from([*TEXTS]))
+def test_cut_anywhere(impl, data, format):
+    text = data.draw(texts(format), "text")
+    places = data.draw(st.lists(st.integers(0, len(text)), max_size=8).map(sorted), "places")
+    pieces = [text[i:j] for i, j in zip([0, *places], [*places, len(text)], strict=True)]
+    assert_found(streamed(impl, format, pieces), streamed(TRUTH, format, [text]))
+
+
+# When
+
+
+def fed(module, pieces):
+    """What each piece brought, and the end."""
+    parser = module.StreamingToolParser("hermes")
+    return [joined(parser.feed(piece)) for piece in pieces] + [joined(parser.close())]
+
+
+@requirement("AG-08")
+def test_half_a_tag_is_kept_and_given_back(impl):
+    found = fed(impl, ["a <tool", "box>", "<tool_call"])
+    assert_equal(found, [["a "], ["<toolbox>"], [], ["<tool_call"]], "what each piece brought")
+    found = fed(impl, ["<<", "<tool_", "call", "<"])
+    assert_equal(found, [["<"], ["<"], [], ["<tool_call"], ["<"]], "what each piece brought")
+
+
+GOOD = [block(), block(DOUBLE), block(CODE), "x", " ", "\n", "<", "<tool_", "call", "</tool_call>"]
+
+
+@requirement("AG-08")
+@given(parts=st.lists(st.sampled_from(GOOD), max_size=4), size=st.sampled_from([1, 2, 5, 20, 70]))
+@example(parts=["x", block(), "<", block(CODE), "<tool_"], size=1)
+@example(parts=["x", block(), "x"], size=20)
+def test_each_feed_returns_what_is_certain(impl, parts, size):
+    text = "".join(parts)
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    for found, expected in zip(fed(impl, pieces), fed(TRUTH, pieces), strict=True):
+        assert_found(found, expected)
+
+
+@requirement("AG-42")
+@pytest.mark.parametrize("format", [*TEXTS])
+def test_nothing_comes_after_the_end(impl, format):
+    parser = impl.StreamingToolParser(format)
+    assert_equal(joined([*parser.feed("a"), *parser.close()]), ["a"], "content")
+    with refused(InvalidArgument):
+        parser.feed("b")
+    with refused(InvalidArgument):
+        parser.feed("")
+    with refused(InvalidArgument):
+        parser.close()
