@@ -14,6 +14,7 @@ import typer
 from runtime import downloads
 
 from . import output
+from .models import installed
 
 if TYPE_CHECKING:
     from solution.models import Decoder
@@ -61,22 +62,18 @@ def generate_text(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object at the end, no stream.")] = False,
 ) -> None:
     """Let a model go on from a text, token by token."""
-    path = downloads.installed(model)
-    if path is None:
-        output.end(f"{model} is not here. `week3 model fetch {model}` brings it", output.USAGE)
+    path = installed(model)
     text = sys.stdin.read() if prompt == "-" else prompt
     from runtime import blas
 
     blas.preload()
-    try:
+    with output.models_needed():
         from solution.models import generate as go_on
         from solution.models import load
         from solution.models.streaming import tell
         from solution.models.tokenizer import Tokenizer
         from spec import SpecError
         from spec.speculative_decoding import Sampling
-    except ModuleNotFoundError as error:
-        output.end(f"{error.name} is not installed. Models need it: pip install -e '.[models]'", output.USAGE)
 
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     try:

@@ -1,7 +1,5 @@
 """week3 model: models in the user's cache."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,17 +13,17 @@ app = typer.Typer(
     help="Fetch, list and remove models.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
 )
 
-# ---- week3 model. ----
-
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")]
 
 
 @app.command()
 def fetch(names: Names = None) -> None:
     """Bring models into your cache; by default the two that the project is tested with."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
     for name in names or downloads.KNOWN:
         try:
-            with _bar(name) as progress:
+            with output.bar(name, DownloadColumn(), TransferSpeedColumn()) as progress:
                 path = downloads.fetch(name, progress)
         except downloads.FetchError as error:
             output.end(str(error), output.FAILED)
@@ -58,19 +56,9 @@ def _megabytes(path: Path) -> int:
     return round(sum(file.stat().st_size for file in files if file.is_file()) / 1e6)
 
 
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def installed(name: str) -> Path:
+    """Where it is; ends the command where it is not."""
+    path = downloads.installed(name)
+    if path is None:
+        output.end(f"{name} is not here. `week3 model fetch {name}` brings it", output.USAGE)
+    return path

@@ -2,17 +2,16 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runtime import downloads
-
 from . import output
+from .models import installed
 
 if TYPE_CHECKING:
     from solution.rag.collection import Collection
@@ -77,9 +76,10 @@ def ask(
 
     if not question.strip():
         output.end("question: expected words, got an empty text", output.USAGE)
-    path = _installed(model)
+    path = installed(model)
     _load_blas()
-    from solution.rag.writing import Writer
+    with output.models_needed():
+        from solution.rag.writing import Writer
 
     try:
         writer = Writer.open(path, max_tokens)
@@ -165,21 +165,12 @@ def _collection(
 
 
 def _embedder(name: str) -> "Embedder":
-    path = None if name == HASHING else _installed(name)
+    path = None if name == HASHING else installed(name)
     _load_blas()
     from solution.rag import embedders
 
-    try:
+    with output.models_needed():
         return embedders.hashing() if path is None else embedders.encoder(path)
-    except ModuleNotFoundError as error:
-        output.end(f"{error.name} is not installed. Models need it: pip install -e '.[models]'", output.USAGE)
-
-
-def _installed(name: str) -> Path:
-    path = downloads.installed(name)
-    if path is None:
-        output.end(f"{name} is not here. `week3 model fetch {name}` brings it", output.USAGE)
-    return path
 
 
 def _load_blas() -> None:
@@ -189,14 +180,7 @@ def _load_blas() -> None:
     blas.preload()
 
 
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _bar(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    return output.bar(what, MofNCompleteColumn(), TimeRemainingColumn())

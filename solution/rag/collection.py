@@ -1,8 +1,8 @@
 """A collection of files, kept in a folder: what `week3 rag` ingests and asks.
 
 Beside the index the folder has `collection.json`: the embedder, and where the parts of each text stand in
-its file. A document's metadata name its file and the version of its text, and a version's places are written
-before an index that knows it, so that a citation is right whenever the machine stopped.
+its file. A document's metadata name its file and the version of text and places. Places are written before an
+index that knows their version, and left out after it: so a citation is right whenever the machine stopped.
 """
 
 import hashlib
@@ -65,8 +65,7 @@ class Collection:
             raise NoCollection(
                 f"{path}: expected vectors of {embedder_name}, got those of {kept['embedder']}"
             )
-        self._places: dict[str, dict[str, Any]] = kept.get("places", {})  # by the version of a text
-        self._versions: dict[str, str] = kept.get("versions", {})  # of each document, as it was read last
+        self._places: dict[str, dict[str, Any]] = kept.get("places", {})  # by version
         try:
             self._index = load_index(self._storage)
         except NothingSaved:
@@ -90,9 +89,7 @@ class Collection:
         known = set(self.pipeline.documents())
         above = [path.resolve() for path in paths if path.is_dir()]
         present = {str(each) for each in files}
-        gone = [
-            each for each in known - present if any(Path(each).is_relative_to(folder) for folder in above)
-        ]
+        gone = [each for each in known - present if any(map(Path(each).is_relative_to, above))]
         try:
             for first in range(0, len(files), AT_ONCE):
                 progress(first, len(files))
@@ -120,11 +117,10 @@ class Collection:
             except (UnreadableFile, OSError) as error:
                 report.skipped[str(path)] = str(error)
                 continue
-            version = hashlib.sha256(source.text.encode()).hexdigest()[:VERSION]
             places = asdict(source)
+            version = hashlib.sha256(json.dumps(places).encode()).hexdigest()[:VERSION]
             del places["text"]
             self._places[version] = places
-            self._versions[str(path)] = version
             documents.append(Document(str(path), source.text, {"file": str(path), "version": version}))
         done = self.pipeline.ingest(documents)
         report.added += done.added
@@ -134,13 +130,13 @@ class Collection:
     def _save(self) -> None:
         self._write_settings()
         self._index.save(self._storage)
-        self._versions = {each: self._versions[each] for each in self.pipeline.documents()}
-        used = set(self._versions.values())
+        chunks = self._index.get(self._index.ids())  # as `pipeline.py` keeps them
+        used = {each["metadata"]["version"] for each in chunks}
         self._places = {version: places for version, places in self._places.items() if version in used}
         self._write_settings()
 
     def _write_settings(self) -> None:
-        kept = {"embedder": self._name, "versions": self._versions, "places": self._places}
+        kept = {"embedder": self._name, "places": self._places}
         self._storage.write(PART, json.dumps(kept).encode())
         self._storage.sync(PART)
         self._storage.rename(PART, NAME)

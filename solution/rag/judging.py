@@ -39,14 +39,12 @@ def read_beir(path: Path) -> Judged:
     """corpus.jsonl and queries.jsonl with "_id", "text" and perhaps "title"; qrels/test.tsv with a head and
     query, document, grade. Raises BadCollection."""
     documents = {
-        each["_id"]: f"{each.get('title', '')} {each['text']}".strip()
-        for each in _lines(path / "corpus.jsonl")
+        each["_id"]: f"{each['title']} {each['text']}".strip() for each in _lines(path / "corpus.jsonl")
     }
     queries = {each["_id"]: each["text"] for each in _lines(path / "queries.jsonl")}
     qrels: dict[str, dict[str, int]] = {}
-    for row in _rows(path / "qrels" / "test.tsv"):
-        query, document, grade = row
-        qrels.setdefault(query, {})[document] = int(grade)
+    for query, document, grade in _rows(path / "qrels" / "test.tsv"):
+        qrels.setdefault(query, {})[document] = grade
     missing = sorted(set(qrels) - set(queries))
     if missing:
         raise BadCollection(f"{path}: qrels judge queries that are not there: {', '.join(missing[:3])}")
@@ -107,14 +105,18 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
                 ) from None
 
 
-def _rows(path: Path) -> Iterator[list[str]]:
+def _rows(path: Path) -> Iterator[tuple[str, str, int]]:
     with _opened(path) as file:
         for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
             if number == 1:  # the head
                 continue
-            if len(row) != 3 or not row[2].lstrip("-").isdigit():
-                raise BadCollection(f"{path}:{number}: expected query, document and grade, got {row}")
-            yield row
+            try:
+                query, document, grade = row
+                yield query, document, int(grade)
+            except ValueError:
+                raise BadCollection(
+                    f"{path}:{number}: expected query, document and grade, got {row}"
+                ) from None
 
 
 def _opened(path: Path) -> Any:

@@ -65,7 +65,12 @@ def read(path: Path) -> Source:
         raise UnreadableFile(
             f"expected one of {', '.join(KINDS)}, got {path.suffix or 'a name without an ending'}"
         )
-    return kind(path)
+    try:
+        return kind(path)
+    except ModuleNotFoundError as error:
+        raise UnreadableFile(
+            f"{error.name} is not installed. {path.suffix} needs it: pip install -e '.[rag]'"
+        ) from error
 
 
 def _plain(path: Path) -> Source:

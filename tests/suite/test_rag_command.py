@@ -1,10 +1,12 @@
 """week3 rag, on files: with the embedder that needs no model, and with the real ones."""
 
 import json
+import sys
 
 import pytest
 
 from grading.clone import ROOT
+from solution.rag import embedders
 from solution.rag.collection import Collection
 from tests.suite.real_models import fetched
 
@@ -93,6 +95,41 @@ def test_ctrl_c_keeps_what_was_done(rag, files, monkeypatch):
     assert (len(told["added"]), len(told["unchanged"])) == (2, 1)
 
 
+def test_ctrl_c_in_a_changed_file_keeps_the_places_of_the_old_one(files, tmp_path, monkeypatch):
+    def opened():
+        return Collection(tmp_path / "store", embedders.hashing(), "hashing")
+
+    opened().ingest([files], lambda done, total: None)
+    (files / "reactor.md").write_text("All of it is new.\n")
+    collection = opened()
+
+    def interrupted(documents):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collection.pipeline, "ingest", interrupted)
+    assert collection.ingest([files], lambda done, total: None).interrupted
+    for each in (collection, opened()):
+        (chunk,) = each.pipeline.retrieve(
+            "Larkspur reactor", where={"file": str(files / "reactor.md")}
+        ).chunks
+        assert each.place(chunk) == "files/reactor.md:1"
+
+
+def test_equal_texts_of_two_files_have_places_of_their_own(rag, files, tmp_path):
+    (files / "below.html").write_text("\n\n" + FACTS["page.html"])
+    rag("ingest", files)
+    collection = Collection(tmp_path / "store", embedders.hashing(), "hashing")
+    places = {collection.place(each) for each in collection.pipeline.retrieve("Quill bridge of glass").chunks}
+    assert {"files/page.html:1", "files/below.html:3"} <= places
+
+
+def test_a_library_that_is_missing_is_told(rag, files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bs4", None)
+    ran = rag("ingest", files)
+    assert (ran.code, ran.out) == (0, "2 added, 0 changed, 0 unchanged, 0 removed, 1 skipped\n")
+    assert "bs4 is not installed. .html needs it: pip install -e '.[rag]'" in ran.err
+
+
 def test_a_path_that_is_not_there_is_a_usage_error(rag, tmp_path):
     ran = rag("ingest", tmp_path / "nowhere")
     assert ran.code == 2 and "nowhere" in ran.err
@@ -163,6 +200,7 @@ def test_three_methods_are_measured_side_by_side(rag, tmp_path):
         (lambda folder: (folder / "corpus.jsonl").write_text('{"_id": "d1"}\n'), "corpus.jsonl:1: expected"),
         (lambda folder: (folder / "queries.jsonl").write_text("[]\n"), "queries.jsonl:1: expected"),
         (lambda folder: (folder / "qrels" / "test.tsv").write_text("head\nq1\td1\n"), "test.tsv:2: expected"),
+        (lambda folder: (folder / "qrels" / "test.tsv").write_text("a\nq1\td1\t²\n"), "test.tsv:2: expected"),
         (lambda folder: (folder / "qrels" / "test.tsv").write_text("a\tb\tc\nq9\td1\t1\n"), "not there: q9"),
     ],
 )
