@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 MEANINGS = {
     signal.SIGSEGV: "invalid memory access, or an allocation beyond the memory limit",
@@ -31,8 +33,9 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[bytes], private: Path | None, output_bytes: int) -> None:
         self._family = Family(process)
-        self._output = Tail(output_bytes)
-        self._drain = threading.Thread(target=_drain, args=(process, self._output), daemon=True)
+        assert process.stdout is not None
+        self._output = Output(process.stdout, output_bytes)
+        self._drain = threading.Thread(target=_drain, args=(self._output,), daemon=True)
         self._drain.start()
         # Also runs at exit, and when the caller drops the child without closing it.
         self._close = weakref.finalize(self, _end, self._family, private)
@@ -64,7 +67,12 @@ class Child:
 
     def output_tail(self) -> str:
         """The end of what it wrote to stdout and stderr. The untrusted side wrote it: data, never markup."""
-        if not self.alive():
+        deadline = time.monotonic() + 0.5
+        if self.alive():
+            # A reply may have overtaken what was printed before it.
+            while time.monotonic() < deadline and self._output.is_ready(0) and self._output.read():
+                pass
+        else:
             self._drain.join(0.5)  # the last words may still be on their way
         return self._output.text()
 
@@ -113,20 +121,43 @@ class Family:
         self.process.wait()
 
 
-class Tail:
-    """The last bytes of a stream of any length, in bounded memory."""
+class Output:
+    """The last bytes of a stream of any length, in bounded memory. Two threads may read it at once."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, stream: IO[bytes], limit: int) -> None:
+        self._stream = stream
         self._limit = limit
         self._kept = bytearray()
         self._seen = 0
         self._lock = threading.Lock()
 
-    def add(self, data: bytes) -> None:
+    def is_ready(self, milliseconds: int | None) -> bool:
+        """Whether there is more to read, or its end. Waits so long for that, without end if None."""
+        poll = select.poll()  # one for each thread
         with self._lock:
+            if self._stream.closed:
+                return False
+            poll.register(self._stream, select.POLLIN)
+        return bool(poll.poll(milliseconds))
+
+    def read(self) -> bool:
+        """What is there, if another thread has not read it; False once the stream has ended."""
+        with self._lock:
+            if self._stream.closed:
+                return False
+            poll = select.poll()
+            poll.register(self._stream, select.POLLIN)
+            if not poll.poll(0):
+                return True
+            data = os.read(self._stream.fileno(), 1 << 16)
             self._seen += len(data)
             self._kept += data
             del self._kept[: max(0, len(self._kept) - self._limit)]
+            return bool(data)
+
+    def close(self) -> None:
+        with self._lock:
+            self._stream.close()
 
     def text(self) -> str:
         with self._lock:
@@ -154,11 +185,10 @@ def _descendants(pid: int) -> Iterator[int]:
                 yield from _descendants(int(child))
 
 
-def _drain(process: subprocess.Popen[bytes], output: Tail) -> None:
-    assert process.stdout is not None
-    with process.stdout as stream:
-        while data := os.read(stream.fileno(), 1 << 16):
-            output.add(data)
+def _drain(output: Output) -> None:
+    while output.is_ready(None) and output.read():
+        pass
+    output.close()
 
 
 def _end(family: Family, private: Path | None) -> None:

@@ -264,7 +264,7 @@ def test_what_a_failing_test_printed_is_in_the_report_and_bounded(submission):
     prints = "\n\ndef attack():\n    print('x' * 100_000)\n    print('last words')\n    return 0\n"
     report = judged(submission(prints + ALONE), best_tier(), {"PA-04"}, call_seconds=5)
     outputs = to_json(report)["requirements"]["PA-04"]["output"]
-    assert outputs
+    assert outputs, report.requirements["PA-04"].tests
     assert all(output.endswith("x\nlast words") and len(output) <= 2000 for output in outputs.values())
     shown = Console(file=io.StringIO())
     one_requirement(report.requirements["PA-04"], shown, {})
