@@ -24,7 +24,7 @@ from .vectors import METRICS, copied
 
 class FaissIndex:
     """Vectors in FAISS. factory: what its `index_factory` reads, such as "Flat", "IVF256,Flat" or "HNSW32".
-    probes: how many lists of IVF a search reads.
+    probes: how many lists of IVF a search reads, and how many candidates a search of HNSW keeps.
 
     It cannot promise that equal vectors have equal scores, since FAISS computes in float32, and batches in
     another order; so which of several equals are the last of the k is chance. All but "Flat" miss some
@@ -35,7 +35,7 @@ class FaissIndex:
     half of all are; then it is built anew.
     """
 
-    def __init__(self, dim: int, *, metric: str = "cosine", factory: str = "Flat", probes: int = 8) -> None:
+    def __init__(self, dim: int, *, metric: str = "cosine", factory: str = "Flat", probes: int = 16) -> None:
         expect(dim >= 1, "dim", "at least 1", dim)
         expect(metric in METRICS, "metric", "cosine, ip or l2", metric)
         self.dim, self._metric, self._factory, self._probes = dim, metric, factory, probes
@@ -135,7 +135,7 @@ class FaissIndex:
         if isinstance(index, faiss.IndexIVF):
             return faiss.SearchParametersIVF(sel=selector, nprobe=self._probes)
         if isinstance(index, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=self._probes)
         return faiss.SearchParameters(sel=selector)
 
     def _tidy(self) -> None:

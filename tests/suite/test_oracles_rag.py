@@ -1,7 +1,7 @@
 """The ground truth against the outside world: rank_bm25, bm25s, trec_eval, FAISS and transformers.
 
-A reference that only its own suite has seen proves nothing: both may rest on one misreading. FAISS computes
-in float32 and is judged as a submission is, by the allowance of its input; the others compute in float64.
+A reference that only its own suite has seen proves nothing: both may rest on one misreading. What comes from
+outside is judged as a submission is, by the allowance of its input.
 """
 
 import html
@@ -11,22 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from grading.matching import assert_matches
-from grading.tolerance import allowance
-from grading.truth import Expected, GroundTruth, raised
 from reference import rag as reference
-from spec.rag import Chunk
+from spec.rag import Chunk, Hit
 from tests.suite.outside import normal, outside
-
-truth = GroundTruth("rag")
+from tests.week3.rag.cases import METRICS, assert_ranking, assert_scores, vector_scores, words_scores
+from tests.week3.rag.cases_numbers import TRUTH, assert_number
 
 seeds = pytest.mark.parametrize("seed", range(12))
-
-
-def assert_same_in_float64(actual, expected):
-    """Both sides computed in float64, whose rounding is 1e-16 for each of some hundred operations."""
-    expected = np.asarray(expected, np.float64)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * max(1, np.abs(expected).max(initial=0)))
 
 
 # Words ----------------------------------------------------------------------------------------------------
@@ -43,21 +34,19 @@ class Corpus:
         self.documents = [list(rng.choice(words, n, p=often / often.sum())) for n in lengths]
         self.documents[rng.integers(11)] = []
         self.query = [str(word) for word in rng.choice([*words, "z"], 7)]
-        self.k1, self.b = rng.uniform(0.1, 3), rng.uniform(0, 1)
-        self.delta, self.epsilon = rng.uniform(0, 2, 2)
+        numbers = rng.uniform([0.1, 0, 0, 0], [3, 1, 2, 2]).astype(np.float32)
+        self.k1, self.b, self.delta, self.epsilon = numbers.tolist()
 
     def df(self, word):
         return sum(word in document for document in self.documents)
 
-    def scores(self, query, variant):
-        """Ours, in the order of the documents, whose ids are in no order at all."""
+    def judge(self, scores, query, variant):
+        """scores: in the order of the documents, whose ids are in no order at all."""
         ids = [f"d{7 * i % 11}" for i in range(11)]
-        options = {"variant": variant, "k1": self.k1, "b": self.b}
-        index = reference.BM25(
-            dict(zip(ids, self.documents, strict=True)), **options, delta=self.delta, epsilon=self.epsilon
-        )
-        scores = index.scores(query)
-        return [scores[each] for each in ids]
+        documents, numbers = dict(zip(ids, self.documents, strict=True)), ("k1", "b", "delta", "epsilon")
+        options = {name: getattr(self, name) for name in numbers}
+        (expected,), allowed = words_scores(documents, [query], variant=variant, **options)
+        assert_scores(dict(zip(ids, scores.tolist(), strict=True)), expected, allowed)
 
 
 @seeds
@@ -66,7 +55,7 @@ def test_okapi_is_that_of_rank_bm25(seed):
     theirs = outside("rank_bm25").BM25Okapi(
         corpus.documents, k1=corpus.k1, b=corpus.b, epsilon=corpus.epsilon
     )
-    assert_same_in_float64(corpus.scores(corpus.query, "okapi"), theirs.get_scores(corpus.query))
+    corpus.judge(theirs.get_scores(corpus.query), corpus.query, "okapi")
 
 
 def test_these_corpora_meet_the_floor_of_okapi_in_each_way():
@@ -93,32 +82,17 @@ def test_the_other_variants_are_those_of_bm25s(seed, variant):
         for i, document in enumerate(corpus.documents):
             absent = theirs.get_tokens_ids([word for word in query if word not in document])
             scores[i] -= theirs.nonoccurrence_array[absent].sum()
-    assert_same_in_float64(corpus.scores(query, variant), scores)
+    corpus.judge(scores, query, variant)
 
 
 # Vectors --------------------------------------------------------------------------------------------------
 
 IDS = [f"v{i:02}" for i in range(16)]
-METRICS = pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
-
-
-def filled(module, metric, vectors):
-    index = module.VectorIndex(vectors.shape[1], metric=metric)
-    index.add(IDS, vectors, [{"odd": i % 2 == 1} for i in range(len(IDS))])
-    return index
-
-
-def all_scores(module, metric, vectors, queries):
-    """(queries, vectors)"""
-    found = [
-        {hit.id: hit.score for hit in hits}
-        for hits in filled(module, metric, vectors).search(queries, len(IDS))
-    ]
-    return np.array([[scores[each] for each in IDS] for scores in found])
+metrics = pytest.mark.parametrize("metric", METRICS)
 
 
 def faiss_search(metric, vectors, queries, k, rows=None):
-    """Ids, without what FAISS fills up with, and (queries, k) scores, of which larger is better."""
+    """For each query its hits, without what FAISS fills up with."""
     faiss = outside("faiss")
     if metric == "cosine":
         vectors, queries = vectors.copy(), queries.copy()
@@ -128,33 +102,33 @@ def faiss_search(metric, vectors, queries, k, rows=None):
     index.add(vectors)
     params = None if rows is None else faiss.SearchParameters(sel=faiss.IDSelectorBatch(rows))
     distances, found = index.search(queries, k, params=params)
-    ids = [[IDS[row] for row in each if row != -1] for each in found]
-    return ids, -distances if metric == "l2" else distances
+    scores = -distances if metric == "l2" else distances
+    return [
+        [Hit(IDS[row], score) for row, score in zip(*each, strict=True) if row != -1]
+        for each in zip(found.tolist(), scores.tolist(), strict=True)
+    ]
 
 
-@METRICS
+@metrics
 @seeds
 def test_scores_and_their_order_are_those_of_faiss(seed, metric):
     vectors, queries = normal([seed, 0], 16, 6), normal([seed, 1], 5, 6)
-    exact = all_scores(truth.exact, metric, vectors, queries)
-    plain = all_scores(truth.plain, metric, vectors, queries).astype(np.float32)
-    shaken = all_scores(truth.exact, metric, raised(vectors), raised(queries))
-    allowed = allowance(exact, plain, [shaken])
-    ids, scores = faiss_search(metric, vectors, queries, 16)
-    in_their_order = np.array([[exact[q, IDS.index(each)] for each in ids[q]] for q in range(5)])
-    for expected in (in_their_order, -np.sort(-exact, axis=1)):  # the same, but for what is nearly level
-        assert_matches(scores, Expected(expected, scores.dtype, allowed), "scores")
+    expected, allowed = vector_scores(metric, queries, dict(zip(IDS, vectors, strict=True)))
+    for hits, scores in zip(faiss_search(metric, vectors, queries, 16), expected, strict=True):
+        assert_ranking(hits, scores, allowed, 16)
 
 
-@METRICS
+@metrics
 @pytest.mark.parametrize("k", [1, 3, 8, 50])
 def test_a_condition_chooses_the_rows_as_a_selector_of_faiss_does(metric, k):
     """k of 8, and all 8 where k is larger: FAISS fills up with −1."""
     vectors, queries = normal(20, 16, 6), normal(21, 5, 6)
-    ids, _ = faiss_search(metric, vectors, queries, k, rows=list(range(1, 16, 2)))
-    assert {len(each) for each in ids} == {min(k, 8)}
-    ours = filled(reference, metric, vectors).search(queries, k, where={"odd": True})
-    assert [[hit.id for hit in hits] for hits in ours] == ids
+    theirs = faiss_search(metric, vectors, queries, k, rows=list(range(1, 16, 2)))
+    assert {len(hits) for hits in theirs} == {min(k, 8)}
+    index = reference.VectorIndex(6, metric=metric)
+    index.add(IDS, vectors, [{"odd": i % 2 == 1} for i in range(16)])
+    ours = index.search(queries, k, where={"odd": True})
+    assert [[hit.id for hit in hits] for hits in ours] == [[hit.id for hit in hits] for hits in theirs]
 
 
 # Measures -------------------------------------------------------------------------------------------------
@@ -191,12 +165,12 @@ def test_measures_are_those_of_trec_eval(seed):
     judged = Judged(seed)
     for query, theirs in judged.by_trec_eval(judged.run).items():
         ranking = judged.run[query], judged.qrels[query]
-        assert_same_in_float64(reference.average_precision(*ranking), theirs["map"])
-        assert_same_in_float64(reference.reciprocal_rank(*ranking), theirs["recip_rank"])
+        assert_number(theirs["map"], TRUTH.average_precision(*ranking), "map")
+        assert_number(theirs["recip_rank"], TRUTH.reciprocal_rank(*ranking), "recip_rank")
         for k in CUTS:
-            assert_same_in_float64(reference.precision_at_k(*ranking, k), theirs[f"P_{k}"])
-            assert_same_in_float64(reference.recall_at_k(*ranking, k), theirs[f"recall_{k}"])
-            assert_same_in_float64(reference.ndcg_at_k(*ranking, k), theirs[f"ndcg_cut_{k}"])
+            assert_number(theirs[f"P_{k}"], TRUTH.precision_at_k(*ranking, k), f"P_{k}")
+            assert_number(theirs[f"recall_{k}"], TRUTH.recall_at_k(*ranking, k), f"recall_{k}")
+            assert_number(theirs[f"ndcg_cut_{k}"], TRUTH.ndcg_at_k(*ranking, k), f"ndcg_cut_{k}")
 
 
 @seeds
@@ -205,8 +179,8 @@ def test_exponential_gain_is_the_linear_one_of_other_grades(seed):
     found = judged.by_trec_eval(judged.run, gain=lambda grade: 2 ** max(0, grade) - 1)
     for query, theirs in found.items():
         for k in CUTS:
-            ours = reference.ndcg_at_k(judged.run[query], judged.qrels[query], k, gain="exponential")
-            assert_same_in_float64(ours, theirs[f"ndcg_cut_{k}"])
+            ours = TRUTH.ndcg_at_k(judged.run[query], judged.qrels[query], k, gain="exponential")
+            assert_number(theirs[f"ndcg_cut_{k}"], ours, f"ndcg_cut_{k}")
 
 
 @pytest.mark.parametrize("k", CUTS)
@@ -214,8 +188,8 @@ def test_exponential_gain_is_the_linear_one_of_other_grades(seed):
 def test_a_reciprocal_rank_among_the_first_k_is_that_of_a_ranking_cut_there(seed, k):
     judged = Judged(seed)
     for query, theirs in judged.by_trec_eval({q: ids[:k] for q, ids in judged.run.items()}).items():
-        ours = reference.reciprocal_rank(judged.run[query], judged.qrels[query], k)
-        assert_same_in_float64(ours, theirs["recip_rank"])
+        ours = TRUTH.reciprocal_rank(judged.run[query], judged.qrels[query], k)
+        assert_number(theirs["recip_rank"], ours, "recip_rank")
 
 
 @seeds
@@ -229,11 +203,11 @@ def test_means_are_those_over_all_queries_that_have_an_answer(seed):
     names = {"map": "map"}
     for k in CUTS:
         names |= {f"ndcg@{k}": f"ndcg_cut_{k}", f"recall@{k}": f"recall_{k}", f"precision@{k}": f"P_{k}"}
-    ours = reference.evaluate(run, judged.qrels, list(names))
+    ours = TRUTH.evaluate(run, judged.qrels, list(names))
     assert list(ours) == list(names)
     for name, theirs in names.items():
         values = [found[q][theirs] for q in answerable if q in found]
-        assert_same_in_float64(ours[name], sum(values) / len(answerable))
+        assert_number(sum(values) / len(answerable), ours[name], name)
 
 
 # Mixtures -------------------------------------------------------------------------------------------------
@@ -244,8 +218,8 @@ PAD, START, VOCABULARY = 0, 1, 7
 @pytest.mark.parametrize(
     ("name", "ours"),
     [
-        ("RagSequenceForGeneration", reference.rag_sequence_log_prob),
-        ("RagTokenForGeneration", reference.rag_token_log_prob),
+        ("RagSequenceForGeneration", "rag_sequence_log_prob"),
+        ("RagTokenForGeneration", "rag_token_log_prob"),
     ],
 )
 @pytest.mark.parametrize("documents", [1, 2, 5])
@@ -279,7 +253,7 @@ def test_mixtures_are_those_of_transformers(name, ours, documents, seed):
     log_probs = torch.from_numpy(logits).log_softmax(dim=-1).numpy()
     of_target = log_probs[:, np.arange(length), target]
     of_target[:, target == PAD] = np.nan
-    assert_same_in_float64(ours(scores, of_target, target != PAD), -loss.item())
+    assert_number(-loss.item(), getattr(TRUTH, ours)(scores, of_target, target != PAD), name)
 
 
 # Passages -------------------------------------------------------------------------------------------------
