@@ -5,7 +5,8 @@ stay here, in Python, since both libraries mean something else by them. What is 
 """
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,7 +23,73 @@ from .ranking import hits
 from .vectors import METRICS, copied
 
 
-class FaissIndex:
+class Store(ABC):
+    """Ids and metadata of vectors that a library keeps."""
+
+    def __init__(self, dim: int, metric: str) -> None:
+        expect(dim >= 1, "dim", "at least 1", dim)
+        expect(metric in METRICS, "metric", "cosine, ip or l2", metric)
+        self.dim, self._metric = dim, metric
+        self._metadata: dict[str, Metadata] = {}
+
+    def add(self, ids: Sequence[str], vectors: mx.array, metadata: Sequence[Metadata] | None = None) -> None:
+        rows, metadata = checked_vectors(ids, vectors, metadata, self.dim)
+        if ids:
+            self._put(ids, rows, metadata)
+            self._know(ids, metadata)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        expect_there(ids, self._metadata, "ids")
+        gone = list(set(ids))
+        self._drop(gone)
+        for each in gone:
+            del self._metadata[each]
+
+    def set_metadata(self, ids: Sequence[str], metadata: Sequence[Metadata]) -> None:
+        """In place of those of before; vectors stay. All of the ids are there."""
+        self._know(ids, metadata)
+
+    def ids(self) -> list[str]:
+        return sorted(self._metadata)
+
+    def get(self, ids: Sequence[str]) -> list[Metadata]:
+        expect_there(ids, self._metadata, "ids")
+        return [copied(self._metadata[each]) for each in ids]
+
+    def search(
+        self,
+        queries: mx.array,
+        k: int,
+        *,
+        where: Where | None = None,
+        among: Collection[str] | None = None,
+    ) -> list[list[Hit]]:
+        """among: ids of the only ones that may be found."""
+        rows = checked_queries(queries, k, self.dim)
+        met = compiled({} if where is None else where)
+        seen = [each for each in (self._metadata if among is None else among) if met(self._metadata[each])]
+        if not seen or not len(rows):
+            return [[] for _ in rows]
+        return [hits(*found, k) for found in self._nearest(rows, min(k, len(seen)), seen)]
+
+    def _know(self, ids: Sequence[str], metadata: Sequence[Metadata]) -> None:
+        self._metadata.update(zip(ids, map(copied, metadata), strict=True))
+
+    @abstractmethod
+    def _put(self, ids: Sequence[str], rows: np.ndarray, metadata: Sequence[Metadata]) -> None:
+        """rows: (n, dim), in place of those that these ids had; n is at least 1."""
+
+    @abstractmethod
+    def _drop(self, ids: Sequence[str]) -> None: ...
+
+    @abstractmethod
+    def _nearest(
+        self, queries: np.ndarray, k: int, seen: Sequence[str]
+    ) -> Iterable[tuple[Sequence[str], Sequence[float]]]:
+        """For each of the queries (m, dim) ids and scores of k of those that are seen, or of fewer."""
+
+
+class FaissIndex(Store):
     """Vectors in FAISS. factory: what its `index_factory` reads, such as "Flat", "IVF256,Flat" or "HNSW32".
     probes: how many lists of IVF a search reads, and how many candidates a search of HNSW keeps.
 
@@ -36,58 +103,11 @@ class FaissIndex:
     """
 
     def __init__(self, dim: int, *, metric: str = "cosine", factory: str = "Flat", probes: int = 16) -> None:
-        expect(dim >= 1, "dim", "at least 1", dim)
-        expect(metric in METRICS, "metric", "cosine, ip or l2", metric)
-        self.dim, self._metric, self._factory, self._probes = dim, metric, factory, probes
+        super().__init__(dim, metric)
+        self._factory, self._probes = factory, probes
         self._numbers: dict[str, int] = {}  # of rows in FAISS, by ids
         self._ids: list[str] = []  # of each row, also of those that nobody sees any more
-        self._metadata: dict[str, Metadata] = {}
         self._faiss = self._made()
-
-    def add(self, ids: Sequence[str], vectors: mx.array, metadata: Sequence[Metadata] | None = None) -> None:
-        rows, metadata = checked_vectors(ids, vectors, metadata, self.dim)
-        if not ids:
-            return
-        rows = self._scaled(rows)
-        if not self._faiss.is_trained:
-            self._faiss.train(rows)
-        self._faiss.add(rows)
-        self._numbers.update(zip(ids, range(len(self._ids), len(self._ids) + len(ids)), strict=True))
-        self._ids += ids
-        self.set_metadata(ids, metadata)
-        self._tidy()
-
-    def remove(self, ids: Sequence[str]) -> None:
-        expect_there(ids, self._numbers, "ids")
-        for each in set(ids):
-            del self._numbers[each], self._metadata[each]
-        self._tidy()
-
-    def set_metadata(self, ids: Sequence[str], metadata: Sequence[Metadata]) -> None:
-        self._metadata.update(zip(ids, map(copied, metadata), strict=True))
-
-    def ids(self) -> list[str]:
-        return sorted(self._numbers)
-
-    def get(self, ids: Sequence[str]) -> list[Metadata]:
-        expect_there(ids, self._numbers, "ids")
-        return [copied(self._metadata[each]) for each in ids]
-
-    def search(
-        self,
-        queries: mx.array,
-        k: int,
-        *,
-        where: Where | None = None,
-        among: Collection[str] | None = None,
-    ) -> list[list[Hit]]:
-        rows = self._scaled(checked_queries(queries, k, self.dim))
-        allowed = [self._numbers[each] for each in _allowed(self._metadata, where, among)]
-        if not allowed or not len(rows):
-            return [[] for _ in rows]
-        scores, numbers = self._faiss.search(rows, min(k, len(allowed)), params=self._asked(allowed))
-        scores = -scores if self._metric == "l2" else scores
-        return [_found(self._ids, *each, k) for each in zip(numbers.tolist(), scores.tolist(), strict=True)]
 
     def save(self, storage: Storage) -> None:
         import faiss
@@ -108,6 +128,27 @@ class FaissIndex:
         index._metadata = content["metadata"]
         index._faiss = faiss.deserialize_index(np.frombuffer(data, np.uint8))
         return index
+
+    def _put(self, ids: Sequence[str], rows: np.ndarray, metadata: Sequence[Metadata]) -> None:
+        self._append(self._scaled(rows))
+        self._numbers.update(zip(ids, range(len(self._ids), len(self._ids) + len(ids)), strict=True))
+        self._ids += ids
+        self._tidy()
+
+    def _drop(self, ids: Sequence[str]) -> None:
+        for each in ids:
+            del self._numbers[each]
+        self._tidy()
+
+    def _nearest(
+        self, queries: np.ndarray, k: int, seen: Sequence[str]
+    ) -> Iterator[tuple[list[str], list[float]]]:
+        parameters = self._asked([self._numbers[each] for each in seen])
+        scores, numbers = self._faiss.search(self._scaled(queries), k, params=parameters)
+        scores = -scores if self._metric == "l2" else scores
+        for some, row in zip(scores, numbers, strict=True):
+            found = row >= 0  # where it found fewer, FAISS fills up with -1
+            yield [self._ids[number] for number in row[found]], some[found].tolist()
 
     def _made(self) -> Any:
         import faiss
@@ -138,6 +179,11 @@ class FaissIndex:
             return faiss.SearchParametersHNSW(sel=selector, efSearch=self._probes)
         return faiss.SearchParameters(sel=selector)
 
+    def _append(self, rows: np.ndarray) -> None:
+        if not self._faiss.is_trained:
+            self._faiss.train(rows)
+        self._faiss.add(rows)
+
     def _tidy(self) -> None:
         import faiss
 
@@ -151,12 +197,10 @@ class FaissIndex:
         self._numbers = {each: number for number, each in enumerate(self._ids)}
         self._faiss = self._made()
         if rows:
-            if not self._faiss.is_trained:
-                self._faiss.train(np.array(rows))
-            self._faiss.add(np.array(rows))
+            self._append(np.array(rows))
 
 
-class ChromaIndex:
+class ChromaIndex(Store):
     """Vectors in a collection of Chroma: in memory, or in a folder, where the next one finds them.
 
     It cannot promise what an approximate search cannot (HNSW): all of the k best. Scores are 1 − distance,
@@ -172,15 +216,11 @@ class ChromaIndex:
         """Raises InvalidArgument where the folder has vectors of another dim or metric."""
         import chromadb
 
-        expect(dim >= 1, "dim", "at least 1", dim)
-        expect(metric in METRICS, "metric", "cosine, ip or l2", metric)
-        self.dim, self._metric = dim, metric
+        super().__init__(dim, metric)
         settings = chromadb.Settings(anonymized_telemetry=False)
-        client, name = (
-            chromadb.EphemeralClient(settings),
-            f"week3-{uuid4()}",
-        )  # all in memory share their names
-        if folder is not None:
+        if folder is None:  # all in memory share their names
+            client, name = chromadb.EphemeralClient(settings), f"week3-{uuid4()}"
+        else:
             client, name = chromadb.PersistentClient(str(folder), settings), "week3"
         self._at_once = client.get_max_batch_size()
         self._collection = client.get_or_create_collection(
@@ -193,75 +233,37 @@ class ChromaIndex:
         expect(there["dim"] == dim, "dim", f"{there['dim']}, as in the folder", dim)
         expect(there["metric"] == metric, "metric", f"{there['metric']}, as in the folder", metric)
         found = self._collection.get(include=["metadatas"])
-        texts = (each["metadata"] for each in found["metadatas"])
-        self._metadata: dict[str, Metadata] = dict(zip(found["ids"], map(json.loads, texts), strict=True))
-
-    def add(self, ids: Sequence[str], vectors: mx.array, metadata: Sequence[Metadata] | None = None) -> None:
-        rows, metadata = checked_vectors(ids, vectors, metadata, self.dim)
-        for part in self._parts(len(ids)):
-            self._collection.upsert(
-                ids=list(ids[part]), embeddings=rows[part], metadatas=_texts(metadata[part])
-            )
-        self._metadata.update(zip(ids, map(copied, metadata), strict=True))
-
-    def remove(self, ids: Sequence[str]) -> None:
-        expect_there(ids, self._metadata, "ids")
-        gone = list(set(ids))
-        for part in self._parts(len(gone)):
-            self._collection.delete(ids=gone[part])
-        for each in gone:
-            del self._metadata[each]
+        self._know(found["ids"], [json.loads(each["metadata"]) for each in found["metadatas"]])
 
     def set_metadata(self, ids: Sequence[str], metadata: Sequence[Metadata]) -> None:
         for part in self._parts(len(ids)):
             self._collection.update(ids=list(ids[part]), metadatas=_texts(metadata[part]))
-        self._metadata.update(zip(ids, map(copied, metadata), strict=True))
+        super().set_metadata(ids, metadata)
 
-    def ids(self) -> list[str]:
-        return sorted(self._metadata)
+    def _put(self, ids: Sequence[str], rows: np.ndarray, metadata: Sequence[Metadata]) -> None:
+        for part in self._parts(len(ids)):
+            some = {"ids": list(ids[part]), "embeddings": rows[part], "metadatas": _texts(metadata[part])}
+            self._collection.upsert(**some)
 
-    def get(self, ids: Sequence[str]) -> list[Metadata]:
-        expect_there(ids, self._metadata, "ids")
-        return [copied(self._metadata[each]) for each in ids]
+    def _drop(self, ids: Sequence[str]) -> None:
+        for part in self._parts(len(ids)):
+            self._collection.delete(ids=list(ids[part]))
 
-    def search(
-        self,
-        queries: mx.array,
-        k: int,
-        *,
-        where: Where | None = None,
-        among: Collection[str] | None = None,
-    ) -> list[list[Hit]]:
-        rows = checked_queries(queries, k, self.dim)
-        allowed = _allowed(self._metadata, where, among)
-        if not allowed or not len(rows):
-            return [[] for _ in rows]
+    def _nearest(
+        self, queries: np.ndarray, k: int, seen: Sequence[str]
+    ) -> Iterator[tuple[list[str], list[float]]]:
         found = self._collection.query(
-            query_embeddings=rows,
-            n_results=min(k, len(allowed)),
-            ids=None if len(allowed) == len(self._metadata) else allowed,
+            query_embeddings=queries,
+            n_results=k,
+            ids=None if len(seen) == len(self._metadata) else list(seen),
             include=["distances"],
         )
         most = 0.0 if self._metric == "l2" else 1.0
-        return [
-            hits(ids, [most - distance for distance in distances], k)
-            for ids, distances in zip(found["ids"], found["distances"], strict=True)
-        ]
+        for ids, distances in zip(found["ids"], found["distances"], strict=True):
+            yield ids, [most - distance for distance in distances]
 
     def _parts(self, count: int) -> Iterator[slice]:
         return (slice(first, first + self._at_once) for first in range(0, count, self._at_once))
-
-
-def _allowed(metadata: dict[str, Metadata], where: Where | None, among: Collection[str] | None) -> list[str]:
-    """Ids of those that may be found."""
-    met = compiled({} if where is None else where)
-    return [each for each in (metadata if among is None else among) if met(metadata[each])]
-
-
-def _found(ids: Sequence[str], numbers: Sequence[int], scores: Sequence[float], k: int) -> list[Hit]:
-    """Without what FAISS fills up with where it found fewer, the number −1."""
-    there = [(ids[number], score) for number, score in zip(numbers, scores, strict=True) if number >= 0]
-    return hits(*zip(*there, strict=True), k) if there else []
 
 
 def _texts(metadata: Sequence[Metadata]) -> list[dict[str, str]]:
