@@ -38,13 +38,20 @@ def ingest(
     embedder: EmbedderName = EMBEDDER,
     as_json: AsJson = False,
 ) -> None:
-    """Take in text, Markdown, HTML and PDF; what is there already is not read by the model again."""
+    """Take in text, Markdown, HTML and PDF.
+
+    What is there already is not read by the model again. A file that cannot be read is told and skipped."""
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         output.end(f"PATH: expected files or folders, not there: {', '.join(missing)}", output.USAGE)
     collection = _collection(store, embedder)
-    with _bar("files") as progress:
-        report = collection.ingest(paths, progress)
+    try:
+        with _bar("files") as progress:
+            report = collection.ingest(paths, progress)
+    except OSError as error:
+        output.end(f"{store}: {error.strerror}", output.FAILED)
+    if not report.interrupted and not any(asdict(report).values()):
+        print(f"week3: nothing to read in {', '.join(map(str, paths))}", file=sys.stderr)
     if as_json:
         print(json.dumps(asdict(report), ensure_ascii=False))
     else:
@@ -70,12 +77,15 @@ def ask(
     max_tokens: Annotated[int, typer.Option(metavar="N", min=1)] = 256,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a question, with the file and line of each passage that was used."""
+    """Answer a question, with file and line."""
     from spec import SpecError
     from spec.rag import RagConfig
 
     if not question.strip():
         output.end("question: expected words, got an empty text", output.USAGE)
+    nothing_there = f"{store}: nothing is in it. `week3 rag ingest PATH --store {store}` fills it"
+    if not store.exists():  # before a model is loaded
+        output.end(nothing_there, output.USAGE)
     path = installed(model)
     _load_blas()
     with output.models_needed():
@@ -86,9 +96,7 @@ def ask(
         config = RagConfig(k=k, budget=writer.budget, reserved=max_tokens)
         collection = _collection(store, embedder, writer=writer, config=config)
         if not collection.pipeline.documents():
-            output.end(
-                f"{store}: nothing is in it. `week3 rag ingest PATH --store {store}` fills it", output.USAGE
-            )
+            output.end(nothing_there, output.USAGE)
         answer = collection.pipeline.answer(question, on_text=output.nothing if as_json else output.say)
     except SpecError as error:
         output.end(str(error), output.USAGE)
@@ -124,7 +132,9 @@ def evaluate(
     embedder: EmbedderName = EMBEDDER,
     as_json: AsJson = False,
 ) -> None:
-    """Measure retrieval by words, by vectors and by both: nDCG@10, Recall@100, MRR@10, and milliseconds."""
+    """Measure words, vectors and both.
+
+    nDCG@10, Recall@100 and MRR@10 of a folder with judgements, and the milliseconds of each stage."""
     from solution.rag.judging import BadCollection, judge, read_beir
 
     try:
@@ -155,13 +165,17 @@ def _collection(
 ) -> "Collection":
     made = _embedder(embedder)
     from solution.rag.collection import Collection, NoCollection
-    from spec import SpecError
+    from spec import DamagedIndex, SpecError
 
     asking = {} if writer is None else {"generate": writer.generate, "count_tokens": writer.count_tokens}
     try:
         return Collection(store, made, embedder, config=config, **asking)
+    except DamagedIndex as error:
+        output.end(f"{store}: {error}. Remove it, and ingest anew", output.USAGE)
     except (NoCollection, SpecError) as error:
         output.end(str(error), output.USAGE)
+    except OSError as error:
+        output.end(f"{store}: {error.strerror}", output.FAILED)
 
 
 def _embedder(name: str) -> "Embedder":

@@ -7,7 +7,6 @@ index that knows their version, and left out after it: so a citation is right wh
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ VERSION = 16  # hexadecimal digits
 
 
 class NoCollection(Exception):
-    """The folder holds none, or one of another embedder; the message is a sentence."""
+    """The folder holds something else, or one of another embedder; the message is a sentence."""
 
 
 @dataclass
@@ -56,8 +55,9 @@ class Collection:
         count_tokens: Callable[[str], int] = len,
         config: RagConfig | None = None,
     ) -> None:
-        """Raises NoCollection where the folder holds vectors of another embedder, DamagedIndex where its
-        bytes are not those that were saved, InvalidArgument for what is wrong in `config`."""
+        """Raises NoCollection where the folder holds something else or vectors of another embedder,
+        DamagedIndex where its bytes are not those that were saved, OSError, and InvalidArgument for what is
+        wrong in `config`."""
         self._storage = folder(path)
         self._name = embedder_name
         kept = settings(path)
@@ -106,7 +106,8 @@ class Collection:
         """`docs/ci.md:41`, or `paper.pdf, page 3`."""
         source = Source("", **self._places[chunk.metadata["version"]])
         number = source.place(chunk.start + len(chunk.text) - len(chunk.text.lstrip()))
-        shown = os.path.relpath(chunk.metadata["file"])
+        file, here = Path(chunk.metadata["file"]), Path.cwd()
+        shown = file.relative_to(here) if file.is_relative_to(here) else file
         return f"{shown}:{number}" if source.unit == "line" else f"{shown}, {source.unit} {number}"
 
     def _ingest(self, files: Sequence[Path], report: Report) -> None:
@@ -143,25 +144,34 @@ class Collection:
 
 
 def settings(path: Path) -> dict[str, Any]:
-    """What `collection.json` says, {} where there is none."""
+    """What `collection.json` says, {} in a folder that is empty or will be made. Raises NoCollection."""
+    if path.exists() and not path.is_dir():
+        raise NoCollection(f"{path}: expected a folder, got a file")
     kept = folder(path).read(NAME)
     if kept is None:
+        names = sorted(each.name for each in path.iterdir()) if path.exists() else []
+        others = [name for name in names if name != PART and not name.startswith(".")]
+        if others:
+            raise NoCollection(
+                f"{path}: expected a collection or an empty folder, got {', '.join(others[:3])}"
+            )
         return {}
     try:
-        found: dict[str, Any] = json.loads(kept)
-    except ValueError as error:
-        raise NoCollection(f"{path / NAME}: expected JSON, got {error}") from error
+        found: Any = json.loads(kept)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "embedder" not in found:
+        raise NoCollection(f"{path / NAME}: expected JSON that names the embedder, got {kept[:40]!r}")
     return found
 
 
 def found(paths: Iterable[Path]) -> list[Path]:
-    """Files that are named, and those below folders whose kind can be read, each once, in order."""
+    """Files that are named, and those below folders whose kind can be read, each once, in order. What is
+    hidden below a folder, such as .git and .venv, is not looked at."""
     files: dict[Path, None] = {}
     for path in map(Path.resolve, paths):
-        below = (
-            sorted(each for each in path.rglob("*") if each.suffix.lower() in KINDS)
-            if path.is_dir()
-            else [path]
-        )
-        files.update(dict.fromkeys(each for each in below if not each.is_dir()))
+        below = sorted(path.rglob("*")) if path.is_dir() else []
+        seen = [each for each in below if not any(part[0] == "." for part in each.relative_to(path).parts)]
+        readable = [each for each in seen if each.suffix.lower() in KINDS and not each.is_dir()]
+        files.update(dict.fromkeys(readable if path.is_dir() else [path]))
     return list(files)

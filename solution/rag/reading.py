@@ -4,6 +4,7 @@ Each text comes with the places of its parts, so that what was found can be show
 the line of the file, or the page of a PDF.
 """
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ def _html(path: Path) -> Source:
 def _pdf(path: Path) -> Source:
     from pypdf import PdfReader
 
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it is told once, by the error
     try:
         pages = [page.extract_text() for page in PdfReader(path).pages]
     except Exception as error:  # of a damaged file pypdf raises whatever its parts do

@@ -75,7 +75,8 @@ def test_a_bad_file_is_told_and_the_rest_lands(rag, files):
     (files / "bad.pdf").write_bytes(b"%PDF-")
     ran = rag("ingest", files)
     assert (ran.code, ran.out) == (0, "3 added, 0 changed, 0 unchanged, 0 removed, 2 skipped\n")
-    assert "bad.txt: not UTF-8: byte 3" in ran.err and "bad.pdf: no PDF" in ran.err
+    pdf, text = ran.err.splitlines()
+    assert "bad.txt: not UTF-8: byte 3" in text and "bad.pdf: no PDF" in pdf
 
 
 def test_ctrl_c_keeps_what_was_done(rag, files, monkeypatch):
@@ -130,6 +131,65 @@ def test_a_library_that_is_missing_is_told(rag, files, monkeypatch):
     assert "bs4 is not installed. .html needs it: pip install -e '.[rag]'" in ran.err
 
 
+def test_a_folder_without_anything_to_read_is_told(rag, files):
+    (files.parent / "empty").mkdir()
+    ran = rag("ingest", files.parent / "empty")
+    assert (ran.code, ran.out) == (0, "0 added, 0 changed, 0 unchanged, 0 removed, 0 skipped\n")
+    assert ran.err.startswith("week3: nothing to read in ")
+
+
+def test_what_is_hidden_below_a_folder_is_left_out(rag, files):
+    (files / ".venv").mkdir()
+    (files / ".venv" / "licence.txt").write_text("All of it.\n")
+    (files / ".draft.md").write_text("Not yet.\n")
+    told = report(rag("ingest", files, "--json"))
+    assert names(told["added"]) == ["page.html", "reactor.md", "ships.txt"]
+    named = report(rag("ingest", files / ".draft.md", files / ".venv", "--json"))
+    assert sorted(names(named["added"])) == [".draft.md", "licence.txt"]
+
+
+def test_a_place_below_the_working_folder_is_relative_and_others_are_whole(rag, files, tmp_path, monkeypatch):
+    rag("ingest", files)
+    collection = Collection(tmp_path / "store", embedders.hashing(), "hashing")
+    (chunk, *_) = collection.pipeline.retrieve("The Halcyon carries tin").chunks
+    assert collection.place(chunk) == "files/ships.txt:1"
+    monkeypatch.chdir(tmp_path / "store")
+    assert collection.place(chunk) == f"{files / 'ships.txt'}:1"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("notes.txt", b"mine", "expected a collection or an empty folder, got notes.txt"),
+        ("collection.json", b"[1]", "expected JSON that names the embedder, got b'[1]'"),
+        ("collection.json", b"{}", "expected JSON that names the embedder, got b'{}'"),
+        ("collection.json", b"\xff", r"expected JSON that names the embedder, got b'\xff'"),
+    ],
+)
+def test_a_folder_that_is_no_store_is_refused_and_stays(rag, files, tmp_path, name, data, said):
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / name).write_bytes(data)
+    ran = rag("ingest", files)
+    assert ran.code == 2 and said in ran.err
+    assert [(path.name, path.read_bytes()) for path in store.iterdir()] == [(name, data)]
+
+
+def test_a_file_is_no_store(rag, files, tmp_path):
+    (tmp_path / "store").write_text("mine")
+    ran = rag("ingest", files)
+    assert ran.code == 2 and "store: expected a folder, got a file" in ran.err
+
+
+def test_a_disk_that_is_full_is_told(rag, files, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Collection, "_save", full)
+    ran = rag("ingest", files)
+    assert (ran.code, ran.out) == (1, "") and ran.err.endswith("store: No space left on device\n")
+
+
 def test_a_path_that_is_not_there_is_a_usage_error(rag, tmp_path):
     ran = rag("ingest", tmp_path / "nowhere")
     assert ran.code == 2 and "nowhere" in ran.err
@@ -150,10 +210,12 @@ def test_damage_is_told(rag, files, tmp_path):
         if path.name != "collection.json":
             path.write_bytes(path.read_bytes()[:-1])
     ran = rag("ingest", files)
-    assert ran.code == 2 and ran.err.startswith("week3: ")
+    assert ran.code == 2 and ran.err.startswith(f"week3: {store}: ")
 
 
-def test_nothing_to_ask(rag):
+def test_nothing_to_ask(rag, files):
+    assert rag("ask", "Why?").code == 2
+    (files.parent / "store").mkdir()
     fetched("smollm2-135m-instruct")
     ran = rag("ask", "Why?")
     assert ran.code == 2 and "nothing is in it" in ran.err
