@@ -117,6 +117,8 @@ def _pdf(path: Path) -> Source:
         pages = [page.extract_text() for page in PdfReader(path).pages]
     except Exception as error:  # of a damaged file pypdf raises whatever its parts do
         raise UnreadableFile(f"no PDF that can be read: {error}") from error
+    if not any(map(str.strip, pages)):
+        raise UnreadableFile(f"no text on any of {len(pages)} pages, as in a scan")
     starts, length = [], 0
     for page in pages:
         starts.append(length)

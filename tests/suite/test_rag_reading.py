@@ -75,6 +75,7 @@ def test_a_pdf_is_told_by_page(tmp_path):
         ("a.txt", b"caf\xe9", "not UTF-8: byte 3"),
         ("a.pdf", b"%PDF-1.4 and no more", "no PDF that can be read"),
         ("a.pdf", b"", "no PDF that can be read"),
+        ("a.pdf", pdf("", " "), "no text on any of 2 pages"),
         ("a.docx", b"PK", "expected one of .txt, .md, .html, .htm, .pdf, got .docx"),
         ("README", b"text", "got a name without an ending"),
     ],
