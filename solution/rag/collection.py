@@ -1,8 +1,9 @@
 """A collection of files, kept in a folder: what `week3 rag` ingests and asks.
 
-Beside the index the folder has `collection.json`: the embedder, and where the parts of each text stand in
-its file. A document's metadata name its file and the version of text and places. Places are written before an
-index that knows their version, and left out after it: so a citation is right whenever the machine stopped.
+Beside the index the folder has `collection.json`: the embedder, where the parts of each text stand in its
+file, and which files are empty, since an index knows only what has chunks. A document's metadata name its
+file and the version of text and places. Places are written before an index that knows their version, and left
+out after it: so a citation is right whenever the machine stopped.
 """
 
 import hashlib
@@ -78,6 +79,9 @@ class Collection:
             tokenize=words,
             count_tokens=count_tokens,
         )
+        self._empty: dict[str, str] = kept.get("empty", {})  # versions by files
+        unknown = self._empty.keys() - self.pipeline.documents()
+        self.pipeline.ingest([_document(file, "", self._empty[file]) for file in unknown])
 
     def ingest(self, paths: Sequence[Path], progress: Callable[[int, int], None]) -> Report:
         """Files, and those below folders; what was found below a folder before and is gone is removed.
@@ -122,7 +126,9 @@ class Collection:
             version = hashlib.sha256(json.dumps(places).encode()).hexdigest()[:VERSION]
             del places["text"]
             self._places[version] = places
-            documents.append(Document(str(path), source.text, {"file": str(path), "version": version}))
+            documents.append(_document(str(path), source.text, version))
+            if not source.text:
+                self._empty[str(path)] = version
         done = self.pipeline.ingest(documents)
         report.added += done.added
         report.changed += done.changed
@@ -133,14 +139,20 @@ class Collection:
         self._index.save(self._storage)
         chunks = self._index.get(self._index.ids())  # as `pipeline.py` keeps them
         used = {each["metadata"]["version"] for each in chunks}
+        without = set(self.pipeline.documents()) - {each["doc_id"] for each in chunks}
+        self._empty = {file: version for file, version in self._empty.items() if file in without}
         self._places = {version: places for version, places in self._places.items() if version in used}
         self._write_settings()
 
     def _write_settings(self) -> None:
-        kept = {"embedder": self._name, "places": self._places}
+        kept = {"embedder": self._name, "places": self._places, "empty": self._empty}
         self._storage.write(PART, json.dumps(kept).encode())
         self._storage.sync(PART)
         self._storage.rename(PART, NAME)
+
+
+def _document(file: str, text: str, version: str) -> Document:
+    return Document(file, text, {"file": file, "version": version})
 
 
 def settings(path: Path) -> dict[str, Any]:

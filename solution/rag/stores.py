@@ -242,8 +242,8 @@ class ChromaIndex(Store):
 
     def _put(self, ids: Sequence[str], rows: np.ndarray, metadata: Sequence[Metadata]) -> None:
         for part in self._parts(len(ids)):
-            some = {"ids": list(ids[part]), "embeddings": rows[part], "metadatas": _texts(metadata[part])}
-            self._collection.upsert(**some)
+            texts = _texts(metadata[part])
+            self._collection.upsert(ids=list(ids[part]), embeddings=rows[part], metadatas=texts)
 
     def _drop(self, ids: Sequence[str]) -> None:
         for part in self._parts(len(ids)):

@@ -50,6 +50,20 @@ def test_ingesting_again_changes_nothing(rag, files):
     assert rag("ingest", files).out == "0 added, 0 changed, 3 unchanged, 0 removed, 0 skipped\n"
 
 
+def test_a_file_without_text_is_known_too(rag, files):
+    empty = files / "empty.md"
+    empty.touch()
+    assert len(report(rag("ingest", files, "--json"))["added"]) == 4
+    assert len(report(rag("ingest", files, "--json"))["unchanged"]) == 4
+    empty.write_text("No more.\n")
+    assert names(report(rag("ingest", files, "--json"))["changed"]) == ["empty.md"]
+    empty.write_text("")
+    assert names(report(rag("ingest", files, "--json"))["changed"]) == ["empty.md"]
+    empty.unlink()
+    assert names(report(rag("ingest", files, "--json"))["removed"]) == ["empty.md"]
+    assert report(rag("ingest", files, "--json"))["removed"] == []
+
+
 def test_what_changed_and_what_is_gone(rag, files):
     rag("ingest", files)
     (files / "ships.txt").write_text("The Halcyon carries lead.\n")
