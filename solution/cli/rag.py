@@ -49,7 +49,7 @@ def ingest(
         with _bar("files") as progress:
             report = collection.ingest(paths, progress)
     except OSError as error:
-        output.end(f"{store}: {error.strerror}", output.FAILED)
+        output.end(_without_errno(error, store), output.FAILED)
     if not report.interrupted and not any(asdict(report).values()):
         print(f"week3: nothing to read in {', '.join(map(str, paths))}", file=sys.stderr)
     if as_json:
@@ -175,7 +175,12 @@ def _collection(
     except (NoCollection, SpecError) as error:
         output.end(str(error), output.USAGE)
     except OSError as error:
-        output.end(f"{store}: {error.strerror}", output.FAILED)
+        output.end(_without_errno(error, store), output.FAILED)
+
+
+def _without_errno(error: OSError, store: Path) -> str:
+    """What the system says, of the file that it names, or else of the store."""
+    return f"{error.filename or store}: {error.strerror or error}"
 
 
 def _embedder(name: str) -> "Embedder":
