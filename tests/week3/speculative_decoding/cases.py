@@ -126,7 +126,7 @@ EDGES = {  # p and q of the drafted token 0, and whether it is accepted
 
 GRID_P = f32([1, 2, 5], [5, 0, 3], [2, 4, 2]) / 8
 GRID_Q = f32([3, 3, 2], [2, 0, 6]) / 8
-GRID = (6, 6, 4)  # cells of the uniforms, the last one's at the end
+GRID = (3, 6, 4)  # cells of the uniforms, the last one's at the end
 TREE_P, TREE_Q = f32(1, 2, 5) / 8, f32(2, 4, 2) / 8
 
 

@@ -1,6 +1,7 @@
 """Small language models and drafters, which write down how they are called."""
 
 import weakref
+from functools import lru_cache
 
 import numpy as np
 
@@ -77,8 +78,7 @@ class Toy:
             return np.float32(self.rows)
         if self.table is not None:
             return self.table[tokens[-1]]
-        seed = [self.seed, len(tokens), *(token + 1 for token in tokens)]
-        return (2 * np.random.default_rng(seed).standard_normal(self.vocab)).astype(np.float32)
+        return at_random(self.seed, self.vocab, tuple(tokens))
 
     def length(self):
         return len(self.context)
@@ -108,6 +108,13 @@ class Toy:
         if self.open is not None:
             self.wrongs.append(f"{name} before accept")
             self.open = None
+
+
+@lru_cache(10_000)
+def at_random(seed, vocab, tokens):
+    """The same logits for the same tokens, (V,) float32: drafter, target and truth ask for them in turn."""
+    entropy = [seed, len(tokens), *(token + 1 for token in tokens)]
+    return (2 * np.random.default_rng(entropy).standard_normal(vocab)).astype(np.float32)
 
 
 # Drafters

@@ -107,7 +107,7 @@ def test_of_one_token_the_verdicts_are_the_same(impl, seed):
 
 @requirement("SD-26")
 def test_there_are_never_fewer_tokens(impl):
-    grid, tokens = cells(GRID), 0.0
+    grid, tokens = cells((*GRID[:2], 1)), 0.0  # the last uniform draws, and accepts nothing
     for draft in itertools.product(range(3), repeat=2):
         chance = float(GRID_Q[0, draft[0]] * GRID_Q[1, draft[1]])
         accepted = (

@@ -183,7 +183,7 @@ def test_where_nothing_is_left_of_q_the_target_decides(impl):
 @requirement("SD-30")
 @pytest.mark.parametrize("replacement", [True, False])
 def test_two_siblings_have_exactly_the_law_of_the_target(impl, replacement):
-    grid, law = cells((4, 4, 4)), np.zeros(3)
+    grid, law = cells((4, 2, 4)), np.zeros(3)
     rows, laws = np.stack([TREE_P] * 3), np.stack([TREE_Q] * 3)
     for a, b in itertools.product(range(3), repeat=2):
         left = 1 if replacement else 1 - TREE_Q[a]
@@ -198,13 +198,13 @@ def test_two_siblings_have_exactly_the_law_of_the_target(impl, replacement):
 
 @requirement("SD-30")
 def test_certain_siblings_and_their_children_have_exactly_the_law_of_the_target(impl):
-    rows = f32([2, 4, 2], [4, 2, 2], [2, 2, 4], [2, 2, 4]) / 8
-    tree, grid, law = TokenTree([0, 2, 1], [-1, -1, 0]), cells((4, 3, 4, 12)), np.zeros((3, 3))
+    rows = f32([1, 2, 1], [1, 1, 2], [2, 1, 1], [1, 2, 1]) / 4
+    tree, grid, law = TokenTree([0, 2, 2], [-1, -1, 0]), cells((4, 3, 4, 4)), np.zeros((3, 3))
     for u in grid:
         path, token = impl.verify_tree(tree, rows, None, u)
-        tokens = [*([0, 2, 1][i] for i in path), token]
+        tokens = [*(tree.tokens[i] for i in path), token]
         if len(tokens) == 1:  # the target goes on
-            law[tokens[0]] += np.float64([2, 4, 2]) / 8 / len(grid)
+            law[tokens[0]] += rows[0].astype(np.float64) / len(grid)
         else:
             law[tokens[0], tokens[1]] += 1 / len(grid)
     after = {0: rows[1], 1: rows[0], 2: rows[2]}
