@@ -120,6 +120,7 @@ class Run:
     def at_pace(self, pace: Pace, clock: Callable[[], float]) -> Iterator[None]:
         self.read_prompt()
         self.step(pace.gamma())  # reads a prompt as well: its time says nothing
+        pace.judged(self.proposed[-1], self.accepted[-1])
         yield
         while not self.reason:
             begun = clock()

@@ -10,7 +10,7 @@ HOPE = 0.7  # rate of acceptance for which a trial is made
 
 
 class Pace:
-    """gamma(): how many tokens to draft next. ended(…): what came of it.
+    """gamma(): how many tokens to draft next. ended(…): what came of it; judged(…): without its time.
 
     What a step costs is known for each number of drafted tokens that there was, and read off a line through
     two of them for the others: the second token may cost as much as the first, and the next four nothing.
@@ -23,18 +23,21 @@ class Pace:
         self.idle, self.pause = 0, FIRST_PAUSE
 
     def gamma(self) -> int:
-        if not any(self.costs):  # nothing was drafted yet
-            return self.most
-        if 0 not in self.costs:
+        rate = self.right / self.tried
+        if not any(self.costs):  # what a draft costs is found out by those who have not been wrong
+            best, trial = self.most if rate >= 0.5 else 0, self.most
+        elif 0 not in self.costs:
             return 0
-        best = self._best(self.right / self.tried)
-        if best == 0 and self.idle >= self.pause:
-            return self._best(HOPE) or min(1, self.most)
-        return best
+        else:
+            best, trial = self._best(rate), self._best(HOPE) or min(1, self.most)
+        return trial if best == 0 and self.idle >= self.pause else best
 
     def ended(self, proposed: int, accepted: int, seconds: float) -> None:
         before = self.costs.get(proposed, seconds)
         self.costs[proposed] = (before + seconds) / 2
+        self.judged(proposed, accepted)
+
+    def judged(self, proposed: int, accepted: int) -> None:
         if proposed == 0:
             self.idle += 1
             return

@@ -1,0 +1,50 @@
+"""How much `adaptive` drafts on this machine, by a clock made of what passes take in docs/benchmarks.md."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from solution.speculative_decoding import generate
+from spec.model import Model
+from spec.speculative_decoding import Draft, Drafter, Sampling
+
+PROMPT, VOCAB = [0] * 40, 4
+TOKENS, PASSES = [1, 2, 3, 5, 9], [1, 1.48, 1.64, 1.86, 2.20]  # a pass over one token is 1
+READING = 0.075  # a token of a prompt: 512 in the time of 38 passes
+
+
+def seconds(count, drafts):
+    """What `count` tokens take, all of them 1; drafts: place and gamma -> tokens, None for plain decoding."""
+    held, taken = [], [0.0]
+
+    def forward(tokens):
+        new = len(tokens)
+        taken[0] += np.interp(new, TOKENS, PASSES) if held else READING * new
+        held.extend([0] * new)
+        return mx.array(np.tile(np.eye(VOCAB, dtype=np.float32)[1], (new, 1)))
+
+    def truncate(length):
+        del held[length:]
+
+    drafter = drafts and Drafter(lambda prompt, outputs, gamma, _: Draft(drafts(len(outputs), gamma)))
+    model = Model(VOCAB, 1000, forward, lambda: len(held), truncate)
+    found = generate(
+        model, drafter, PROMPT, max_tokens=count, gamma=5, sampling=Sampling(temperature=0.0), seed=0,
+        adaptive=True, clock=lambda: taken[0],
+    )  # fmt: skip
+    assert found.tokens == [1] * count
+    return taken[0]
+
+
+@pytest.mark.parametrize("count", [32, 64, 128, 512])
+def test_a_drafter_that_is_never_right_costs_little_in_a_short_text_too(count):
+    plain, drafted = seconds(count, None), seconds(count, lambda place, gamma: [2] * gamma)
+    assert drafted <= 1.04 * plain
+
+
+@pytest.mark.parametrize("begins", [0, 1, 10, 30])
+def test_a_text_that_begins_to_copy_is_drafted_soon(begins):
+    """At least 1.8 times plain decoding, the bar of copying prompts in docs/benchmarks.md."""
+    plain = seconds(192, None)
+    drafted = seconds(192, lambda place, gamma: [1 if place + i >= begins else 2 for i in range(gamma)])
+    assert drafted <= plain / 1.8
