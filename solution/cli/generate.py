@@ -3,7 +3,6 @@
 import json
 import random
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
 from itertools import takewhile
@@ -19,7 +18,6 @@ from .models import installed
 if TYPE_CHECKING:
     from solution.models import Decoder
     from solution.models.streaming import Told
-    from spec.model import Model
     from spec.speculative_decoding import Drafter, Sampling
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -68,10 +66,10 @@ def generate_text(
 
     blas.preload()
     with output.models_needed():
-        from solution.models import generate as go_on
         from solution.models import load
         from solution.models.streaming import tell
         from solution.models.tokenizer import Tokenizer
+        from solution.speculative_decoding import stream
         from spec import SpecError
         from spec.speculative_decoding import Sampling
 
@@ -84,13 +82,12 @@ def generate_text(
         options = {"sinks": SINKS} if cache is CacheKind.rolling else {}
         decoder = load(path)
         context = decoder.start(cache=cache, **options)
-        limit = min(max_tokens, context.max_length - len(ids) + 1)
+        limit = min(max_tokens, context.max_length - len(ids))
         ends = tokenizer.eos_ids
         sampling = Sampling(temperature, top_p=1.0 if top_p is None else top_p, eos_ids=tuple(ends))
-        if draft is None:
-            tokens = go_on(context, ids, max_tokens=max_tokens, sampling=sampling, stop_ids=ends, seed=seed)
-        else:
-            tokens = _drafted(draft, decoder, context, ids, max_tokens, sampling, seed)
+        drafter = None if draft is None else _drafter(draft, decoder, sampling)
+        how = {"max_tokens": max_tokens, "gamma": GAMMA, "sampling": sampling, "seed": seed}
+        tokens = takewhile(lambda id: id not in ends, stream(context, drafter, ids, **how))
         told = tell(tokens, tokenizer, stop or [], limit, output.nothing if as_json else output.say)
     except SpecError as error:
         output.end(str(error), output.USAGE)
@@ -104,24 +101,6 @@ def generate_text(
         print(flush=True)
         print(_sentence(len(ids), told), file=sys.stderr)
     raise typer.Exit(output.INTERRUPTED if told.finish == "interrupted" else 0)
-
-
-def _drafted(
-    draft: str,
-    decoder: "Decoder",
-    context: "Model",
-    ids: list[int],
-    max_tokens: int,
-    sampling: "Sampling",
-    seed: int,
-) -> Iterator[int]:
-    """The tokens, up to one that ends the text, by speculative decoding."""
-    from solution.speculative_decoding.loop import Limits, stream
-
-    limits = Limits(max_tokens, GAMMA, sampling, ())
-    drafter = _drafter(draft, decoder, sampling)
-    ends = sampling.eos_ids
-    return takewhile(lambda id: id not in ends, stream(context, drafter, ids, limits=limits, seed=seed))
 
 
 def _drafter(draft: str, decoder: "Decoder", sampling: "Sampling") -> "Drafter":

@@ -8,7 +8,7 @@ drafts, `worth.py` says what it is worth.
 """
 
 from .blocks import verify_block
-from .loop import generate, generate_many
+from .loop import generate, generate_many, stream
 from .model_drafter import ModelDrafter
 from .ngrams import propose_ngram
 from .sampling import process_logits
@@ -26,6 +26,7 @@ __all__ = [
     "process_logits",
     "propose_ngram",
     "residual",
+    "stream",
     "verify",
     "verify_batch",
     "verify_block",

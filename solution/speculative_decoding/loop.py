@@ -55,13 +55,20 @@ def generate(
 
 
 def stream(
-    target: Model, drafter: Drafter | None, prompt: Ids, *, limits: "Limits", seed: int
+    target: Model,
+    drafter: Drafter | None,
+    prompt: Ids,
+    *,
+    max_tokens: int,
+    gamma: int,
+    sampling: Sampling,
+    seed: int,
 ) -> Iterator[int]:
-    """The tokens of `generate` with `adaptive`, as steps bring them."""
-    _checked(target, limits)
+    """The tokens of `generate` with `adaptive`, as steps bring them. Its errors come with the first token."""
+    limits = _checked(target, Limits(max_tokens, gamma, sampling, ()))
     _check_prompt(target, prompt)
     run, told = Run(target, drafter, prompt, limits, np.random.default_rng(seed)), 0
-    for _ in run.at_pace(Pace(limits.gamma), time.perf_counter):
+    for _ in run.at_pace(Pace(gamma), time.perf_counter):
         yield from run.outputs[told:]
         told = len(run.outputs)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +17,19 @@ from hypothesis import strategies as st
 from grading import cli
 from grading.clone import ROOT
 from runtime import downloads
+from solution.models import generate, load
 from solution.models.streaming import Stops, tell
 from solution.models.tokenizer import Tokenizer
+from solution.speculative_decoding import propose_ngram, stream
 from spec.model import Model
+from spec.speculative_decoding import Sampling
 from tests.suite.real_models import fetched
 from tests.suite.test_tokenizer import bytewise
+from tests.suite.tiny_models import tiny
 
 MAIN = "from grading.cli import main; main()"
 END = 256
+STREAM = "solution.speculative_decoding.stream"
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +46,38 @@ def folder(tmp_path_factory):
 
 
 class Recites:
-    """Stands for a decoder: whatever it reads, it writes this text and ends its turn."""
+    """Stands for a decoder: whatever it reads, it writes this text and ends its turn.
 
-    def __init__(self, tokenizer, text):
+    prompt: its length; None for that of the first call, which has a draft behind it where one is made.
+    """
+
+    def __init__(self, tokenizer, text, prompt):
         self.script = [*tokenizer.encode(text), END]
-        self.read, self.options, self.max_length = [], None, 1000
+        self.read, self.options, self.max_length, self.calls, self.prompt = [], None, 1000, 0, prompt
 
     def start(self, **options):
         self.options = options
-        return Model(257, self.max_length, self.forward, lambda: len(self.read), None)
+        return Model(257, self.max_length, self.forward, lambda: len(self.read), self.truncate)
 
     def forward(self, tokens):
-        """After the first call, which reads the prompt, each call is one token of the script."""
-        self.prompt = self.prompt if self.read else len(tokens)
+        """The prompt's last token asks for the first one of the script, each token after it for the next."""
+        self.calls += 1
+        self.prompt = self.prompt or len(tokens)
         self.read += np.asarray(tokens).tolist()
         said = len(self.read) - self.prompt
-        row = np.zeros((len(tokens), 257), np.float32)
-        row[-1, self.script[said]] = 1
-        return mx.array(row)
+        places = np.clip(np.arange(said - len(tokens), said) + 1, 0, len(self.script) - 1)
+        return mx.array(np.eye(257, dtype=np.float32)[np.array(self.script)[places]])
+
+    def truncate(self, length):
+        del self.read[length:]
 
 
 @pytest.fixture
 def recites(folder, monkeypatch):
     """Puts a model in the decoder's place that writes a given text."""
 
-    def make(text):
-        decoder = Recites(Tokenizer.open(folder), text)
+    def make(text, prompt=None):
+        decoder = Recites(Tokenizer.open(folder), text, prompt)
         monkeypatch.setattr("solution.models.load", lambda path: decoder)
         return decoder
 
@@ -118,7 +130,7 @@ def test_it_ends_after_so_many_tokens(week3, recites, folder):
 def test_it_ends_when_the_context_is_full(week3, recites, folder):
     recites("abcdef").max_length = 4
     ran = week3("generate", "xy", "--model", folder)
-    assert ran.out == "abc\n"
+    assert ran.out == "ab\n"
     assert "(length)" in ran.err
 
 
@@ -157,11 +169,11 @@ def test_the_cache_is_the_one_that_was_asked_for(week3, recites, folder, asked, 
 def test_how_tokens_are_drawn_reaches_the_generation(week3, recites, folder, monkeypatch):
     recites("x")
     asked = {}
-    monkeypatch.setattr("solution.models.generate", lambda model, ids, **how: asked.update(how) or iter([]))
+    monkeypatch.setattr(STREAM, lambda model, drafter, ids, **how: asked.update(how) or iter([]))
     options = ["--temperature", "0.5", "--top-p", "0.9", "--seed", "3"]
     assert week3("generate", "x", "--model", folder, *options).code == 0
-    assert (asked["sampling"].temperature, asked["sampling"].top_p, asked["seed"]) == (0.5, 0.9, 3)
-    assert asked["stop_ids"] == {END}
+    assert asked["sampling"] == Sampling(0.5, top_p=0.9, eos_ids=(END,))
+    assert asked["seed"] == 3
 
 
 def test_without_a_seed_each_run_has_its_own(week3, recites, folder):
@@ -170,6 +182,62 @@ def test_without_a_seed_each_run_has_its_own(week3, recites, folder):
         recites("x")
         seeds.add(json.loads(week3("generate", "x", "--model", folder, "--json").out)["seed"])
     assert len(seeds) == 3
+
+
+# ---- Drafts. ----
+
+
+@pytest.fixture(scope="module")
+def tiny_models(folder, tmp_path_factory):
+    """Two real models of the tokens of `folder`, with random weights."""
+    found = []
+    for layers in (5, 2):
+        found.append(tmp_path_factory.mktemp("tiny"))
+        shutil.copytree(folder, found[-1], dirs_exist_ok=True)
+        tiny("llama", num_hidden_layers=layers, vocab_size=257).save_pretrained(found[-1])
+    return found
+
+
+def test_a_draft_that_is_right_saves_passes(week3, recites, folder):
+    decoder = recites("abcabcabcabc", prompt=9)
+    ran = week3("generate", "abcabcabc", "--model", folder, "--draft", "ngram")
+    assert (ran.code, ran.out) == (0, "abcabcabcabc\n")
+    assert "12 written" in ran.err and "(stop)" in ran.err
+    assert decoder.calls <= 4  # 13 tokens with the end, up to 5 of them drafted in each
+
+
+@pytest.mark.parametrize("draft", ["ngram", "skip", "another model"])
+def test_each_drafter_drafts_and_changes_nothing(week3, tiny_models, monkeypatch, draft):
+    """What it drafts is what it would write itself, and the text is that of plain decoding."""
+    model, other = tiny_models
+    text = "to be or not to be"
+    drafters = []
+
+    def spied(context, drafter, ids, **how):
+        drafters.append(drafter)
+        return stream(context, drafter, ids, **how)
+
+    monkeypatch.setattr(STREAM, spied)
+    options = ["generate", text, "--model", model, "--max-tokens", 12, "--seed", 1, "--json"]
+    plain = json.loads(week3(*options).out)
+    found = json.loads(week3(*options, "--draft", other if draft == "another model" else draft).out)
+    assert (found["text"], found["tokens"]) == (plain["text"], 12)
+
+    assert drafters[0] is None
+    ids = Tokenizer.open(model).encode(text)
+    drafted = list(drafters[1].propose(ids, [], 3, mx.zeros(3)).tokens)
+    if draft == "ngram":
+        assert drafted == propose_ngram(ids, min_n=1, max_n=3, gamma=3)
+    else:
+        writer = load(model).only([0, 2, 4]) if draft == "skip" else load(other)
+        assert drafted == list(generate(writer.start(), ids, max_tokens=3))
+
+
+def test_a_drafter_that_is_not_here_is_named(week3, recites, folder):
+    recites("x")
+    ran = week3("generate", "x", "--model", folder, "--draft", "nobody")
+    assert ran.code == 2
+    assert ran.err == "week3: --draft: expected ngram, skip or a model that is here, got nobody\n"
 
 
 # ---- Interruptions. ----
@@ -183,7 +251,7 @@ def interrupted_after(tokenizer, text):
 def test_ctrl_c_keeps_the_text_so_far(week3, recites, folder, monkeypatch):
     recites("")
     tokenizer = Tokenizer.open(folder)
-    monkeypatch.setattr("solution.models.generate", lambda *_, **__: interrupted_after(tokenizer, "one two"))
+    monkeypatch.setattr(STREAM, lambda *_, **__: interrupted_after(tokenizer, "one two"))
     ran = week3("generate", "x", "--model", folder, "--stop", "two!")
     assert (ran.code, ran.out) == (130, "one two\n")
     assert "7 written" in ran.err and "(interrupted)" in ran.err
@@ -192,7 +260,7 @@ def test_ctrl_c_keeps_the_text_so_far(week3, recites, folder, monkeypatch):
 def test_ctrl_c_leaves_json_whole(week3, recites, folder, monkeypatch):
     recites("")
     tokenizer = Tokenizer.open(folder)
-    monkeypatch.setattr("solution.models.generate", lambda *_, **__: interrupted_after(tokenizer, "one"))
+    monkeypatch.setattr(STREAM, lambda *_, **__: interrupted_after(tokenizer, "one"))
     ran = week3("generate", "x", "--model", folder, "--json")
     told = json.loads(ran.out)
     assert (ran.code, told["text"], told["finish"]) == (130, "one", "interrupted")
@@ -201,7 +269,7 @@ def test_ctrl_c_leaves_json_whole(week3, recites, folder, monkeypatch):
 def test_ctrl_c_before_the_first_token(week3, recites, folder, monkeypatch):
     recites("")
     tokenizer = Tokenizer.open(folder)
-    monkeypatch.setattr("solution.models.generate", lambda *_, **__: interrupted_after(tokenizer, ""))
+    monkeypatch.setattr(STREAM, lambda *_, **__: interrupted_after(tokenizer, ""))
     ran = week3("generate", "x", "--model", folder)
     assert (ran.code, ran.out, ran.err) == (130, "\n", "1 tokens read, 0 written (interrupted)\n")
 
