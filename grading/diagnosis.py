@@ -26,7 +26,7 @@ from grading.edited import Place, edited_functions, fresh_reference, is_referenc
 from grading.ranks import of_one_group, says_nothing
 from grading.tolerance import allowance
 from grading.trees import leaves, mapped
-from grading.truth import FLOAT32_INSIDE, is_float_array, raised
+from grading.truth import in_float32, is_float_array, raised
 
 Resolve = Callable[[Reference], Any]  # the callback of the test behind a reference in a trace
 
@@ -65,7 +65,7 @@ def diagnose(
     module = reference(topic)
     with functions_called() as called:
         truth = answers(module, trace, resolve, choices())
-    plain = answers(reference(topic, FLOAT32_INSIDE), trace, resolve, choices())
+    plain = answers(in_float32(topic), trace, resolve, choices())
     higher = [
         replace(call, args=mapped(raised, call.args), kwargs=mapped(raised, call.kwargs)) for call in trace
     ]

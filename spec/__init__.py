@@ -6,6 +6,8 @@ A submission may import this package and nothing else of the project.
 from spec.collective import Collective
 from spec.errors import (
     CallbackError,
+    Cancelled,
+    CannotCompact,
     CannotTruncate,
     ContextTooLong,
     DamagedIndex,
@@ -14,6 +16,7 @@ from spec.errors import (
     NotSupported,
     OutOfBlocks,
     SpecError,
+    ToolFailure,
     UnknownDocument,
     UnknownSequence,
 )
@@ -21,6 +24,8 @@ from spec.model import Model
 
 __all__ = [
     "CallbackError",
+    "Cancelled",
+    "CannotCompact",
     "CannotTruncate",
     "Collective",
     "ContextTooLong",
@@ -31,6 +36,7 @@ __all__ = [
     "NothingSaved",
     "OutOfBlocks",
     "SpecError",
+    "ToolFailure",
     "UnknownDocument",
     "UnknownSequence",
 ]

@@ -48,6 +48,35 @@ class ContextTooLong(SpecError):
     """The tokens do not fit into what the model's context may hold."""
 
 
+class CannotCompact(SpecError):
+    """The messages that must stay do not fit into the budget."""
+
+
+class Cancelled(SpecError):
+    """Whoever asked does not want an answer any more. Nobody's failure: it goes through to the caller."""
+
+
+class ToolFailure(SpecError):
+    """A tool's function failed, and knows how.
+
+    transient: nothing was done, and the same may work later, in `retry_after` seconds or more.
+    """
+
+    def __init__(self, message: str, transient: bool = False, retry_after: float = 0.0) -> None:
+        super().__init__(message, transient, retry_after)
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def transient(self) -> bool:
+        return bool(self.args[1])
+
+    @property
+    def retry_after(self) -> float:
+        return float(self.args[2])
+
+
 class NotSupported(SpecError):
     """The combination of options is refused because it would be silently wrong."""
 

@@ -51,6 +51,17 @@ def test_edits_of_several_functions_are_told(topic):
     assert "-    return x**POWER\n+    return -(x**POWER)" in difference(topic, edit)
 
 
+def test_a_function_begins_with_its_decorator(tmp_path, monkeypatch):
+    """As its code does."""
+    (tmp_path / "reference").mkdir()
+    text = "def same(f):\n    return f\n\n\n@same\n@same\ndef one():\n    return 1\n"
+    (tmp_path / "reference" / "decorated.py").write_text(text)
+    monkeypatch.setattr("grading.edited.ROOT", tmp_path)
+    code = reference("decorated").one.__code__
+    places = edited_functions("decorated", bug(("return 1", "return 2")))
+    assert places == {(code.co_filename, code.co_firstlineno)}
+
+
 def test_what_occurs_in_two_places_is_no_edit(topic):
     with pytest.raises(ValueError, match="2 matches of 'return ', expected 1"):
         reference(topic, bug(("return ", "return -")))
