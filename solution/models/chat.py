@@ -17,7 +17,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 Message = Mapping[str, Any]
 
 
-def render(template: str, messages: Sequence[Message], *, generate: bool, names: Mapping[str, str]) -> str:
+def render(template: str, messages: Sequence[Message], *, generate: bool, names: Mapping[str, Any]) -> str:
     """The conversation as text; with `generate` it ends where the assistant's answer begins.
 
     Templates come with models, from strangers: they see what they are given and can call or change nothing

@@ -1,8 +1,9 @@
 """Text to tokens and back."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from spec import InvalidArgument, NotSupported
 
@@ -50,11 +51,14 @@ class Tokenizer:
         hidden = [self._hider.text(text) for text in texts]
         return [list(encoding.ids) for encoding in self._backend.encode_batch_fast(hidden)]
 
-    def chat(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
+    def chat(
+        self, messages: Sequence[Message], *, generate: bool = True, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """The tokens of a conversation, by the model's own template.
 
         messages: {"role": …, "content": …} each, as far as the template knows what else is in them.
         generate: whether it ends where the assistant's answer begins.
+        tools: definitions, for templates that know what to do with them; others leave them out.
 
         Special tokens come from the template. None comes from the messages: none that a string in them holds,
         and none that begins or ends in one and goes on in what stands beside it. What is not seen: a template
@@ -68,7 +72,8 @@ class Tokenizer:
             raise NotSupported("chat: expected a model with a chat template, this one has none")
         check_messages(messages)
         parts = self._hider.part(messages)
-        text = render(self._template, parts, generate=generate, names=self._names)
+        given = {**self._names, "tools": self._hider.part(tools)} if tools else self._names
+        text = render(self._template, parts, generate=generate, names=given)
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
