@@ -1,9 +1,9 @@
 """Whether a question asks for a tool, and for which, where a model was never trained to say so by itself.
 
-Two weak signs are added up, in natural logarithms. The model's own probability of beginning with a call, after
-what it was told of its tools. And, by Bayes' rule with equal priors, how much likelier the question is among
-those that a tool answers than among those that are answered in words: a weak model is better at how probable
-a question is than at what follows from it («noisy channel», Min et al. 2021, arXiv 2108.04106).
+Two weak signs are added up, in natural logarithms. The model's own probability of beginning with a call, once
+it was told of its tools. And, by Bayes' rule with equal priors, how much likelier the question is among those
+that a tool answers than among those that are answered in words: a weak model is better at how probable a
+question is than at what follows from it («noisy channel», Min et al. 2021, arXiv 2108.04106).
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from .hermes import START
 LEAST = -6.0  # of the sum; between those of questions for a calculator and others: docs/benchmarks.md
 HEARD = 64  # tokens of a question that are looked at
 
-_IN_WORDS = "Questions that are answered in words, without any tool:\n- "
-_BY_A_TOOL = "Questions that are answered with the tool {} ({}):\n- "
+_IN_WORDS = "Questions that are answered in words, without any tool:\n-"
+_BY_A_TOOL = "Questions that are answered with the tool {} ({}):\n-"
 
 
 class Reader:
@@ -61,9 +61,7 @@ def tool_for(
 
     talk, prompt: the conversation, up to where the model speaks. aside: a context for questions of our own.
     """
-    asked = tokenizer.encode(question.strip())[:HEARD]
-    if not asked:
-        return None
+    asked = tokenizer.encode(f" {question.strip()}")[:HEARD]
     own = talk.log_probability(prompt, tokenizer.encode(START))
     in_words = aside.log_probability(tokenizer.encode(_IN_WORDS), asked)
     functions = [tool["function"] for tool in tools]

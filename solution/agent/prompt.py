@@ -1,5 +1,5 @@
-"""What a model is told of its tools where its chat template knows none: in the system's message, in Hermes form,
-with examples of the use of tools that it may not have. Results come as messages of the user.
+"""What a model is told of its tools where its chat template knows none: in the system's message, in Hermes
+form, with examples of the use of tools that it may not have. Results come as messages of the user.
 """
 
 import json
@@ -94,7 +94,7 @@ _EXAMPLES = [
         "read_file",
         {"path": "plan.txt", "line": 1},
         "Meet at noon.",
-        "It says: Meet at noon.",
+        "The file plan.txt says: Meet at noon.",
     ),
     *_example("What is 12 * 7?", "calculate", {"expression": "12 * 7"}, "84", "12 * 7 is 84."),
     {"role": "user", "content": "Who was the first president of the USA?"},
