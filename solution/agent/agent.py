@@ -27,7 +27,7 @@ class Agent:
     ) -> None:
         check_format(format)
         check_limits(limits)
-        definitions = [_definition(tool) for tool in toolbox.tools.values()]
+        definitions = [definition(tool) for tool in toolbox.tools.values()]
         self._setup = Setup(model, toolbox, definitions, new_id, format, limits, on_event)
         self._journal: Journal | None = None  # of the run that is under way
 
@@ -54,6 +54,7 @@ class Agent:
             self._journal = None
 
 
-def _definition(tool: Tool) -> dict[str, Any]:
+def definition(tool: Tool) -> dict[str, Any]:
+    """What a model is told of it."""
     function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
     return {"type": "function", "function": function}

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from solution.models.generation import CHUNK
 from solution.models.tokenizer import Tokenizer
 from spec.model import Model
 
@@ -38,6 +39,9 @@ class Reader:
             kept += 1
         self._model.truncate(kept)
         self._ids = list(ids[:kept])  # if the next line raises
+        while len(ids) - kept > CHUNK + last:
+            self._model.forward(mx.array(ids[kept : kept + CHUNK]), last=1)
+            kept += CHUNK
         found = self._model.forward(mx.array(ids[kept:]), last=last)
         self._ids = list(ids)
         return found

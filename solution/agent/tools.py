@@ -1,17 +1,19 @@
-"""Tools that can do no harm: arithmetic, and the text files of one folder.
+"""Tools that can do no harm: arithmetic, the text files of one folder, and a collection that was taken in.
 
 They write nothing, run nothing that they are given and reach nothing else, so they need no approval. Their
 schemas are of the kind that `JsonConstraint` takes.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from spec import ToolFailure
-from spec.agent import Tool
+from spec.agent import Tool, ToolContext
 
 from .arithmetic import calculate
 from .checks import expect
@@ -22,11 +24,11 @@ STRING, INTEGER = {"type": "string"}, {"type": "integer"}
 
 
 def calculator() -> Tool:
-    return _tool(
+    return tool(
         "calculate",
         "Works out an arithmetic expression exactly, for example (17 + 23) * 2.5 ** 2. It knows + - * / // % "
         "**, parentheses, sqrt, abs and round.",
-        lambda arguments: calculate(arguments["expression"]),
+        lambda arguments, context: calculate(arguments["expression"]),
         expression=STRING,
     )
 
@@ -39,27 +41,39 @@ def folder_tools(folder: str | Path) -> list[Tool]:
     root = Path(folder).resolve()
     expect(root.is_dir(), "folder", "one that is there", root)
     return [
-        _tool("list_files", "Lists the files that can be read.", lambda arguments: _list(root)),
-        _tool(
+        tool("list_files", "Lists the files that can be read.", lambda arguments, context: _list(root)),
+        tool(
             "read_file",
             f"Reads {MOST_LINES} lines of a text file, from this line on. The first line is 1.",
-            lambda arguments: _read(root, arguments["path"], arguments["line"]),
+            lambda arguments, context: _read(root, arguments["path"], arguments["line"]),
             path=STRING,
             line=INTEGER,
         ),
     ]
 
 
-def _tool(name: str, description: str, function: Callable[[dict[str, Any]], str], **properties: Any) -> Tool:
+def search(passages: Callable[[str], list[tuple[str, str]]]) -> Tool:
+    """passages(query): place and text of each, best first. It is called in the thread of the agent."""
+
+    def run(arguments: dict[str, Any], context: ToolContext) -> str:
+        found = passages(arguments["query"])
+        return "\n\n".join(f"{place}:\n{text}" for place, text in found) or "Nothing was found."
+
+    about = "Searches a collection of texts, and shows the passages that fit a query best."
+    return replace(tool("search", about, run, query=STRING), timeout=inf)
+
+
+def tool(
+    name: str, description: str, function: Callable[[dict[str, Any], ToolContext], str], **properties: Any
+) -> Tool:
+    """One that takes all of these properties, and may be called again."""
     parameters = {
         "type": "object",
         "properties": properties,
         "required": [*properties],
         "additionalProperties": False,
     }
-    return Tool(
-        name, description, parameters, lambda arguments, context: function(arguments), idempotent=True
-    )
+    return Tool(name, description, parameters, function, idempotent=True)
 
 
 def _list(root: Path) -> str:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -19,6 +19,11 @@ STEERING = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPL
 def say(piece: str) -> None:
     shown = piece.translate(STEERING) if sys.stdout.isatty() else piece
     print(shown, end="", flush=True)
+
+
+def shown(text: str) -> str:
+    """What a model or a file wrote, for a terminal in any case."""
+    return text.translate(STEERING)
 
 
 def nothing(piece: str) -> None:
@@ -44,12 +49,16 @@ def bar(name: str, *columns: "ProgressColumn") -> Iterator[Callable[[int, int], 
 
 
 @contextmanager
-def models_needed() -> Iterator[None]:
-    """Around imports of what an extra brings."""
+def needed(extra: str, who: str) -> Iterator[None]:
+    """Around imports of what an extra brings. who: needs it, in the plural."""
     try:
         yield
     except ModuleNotFoundError as error:
-        end(f"{error.name} is not installed. Models need it: pip install -e '.[models]'", USAGE)
+        end(f"{error.name} is not installed. {who} need it: pip install -e '.[{extra}]'", USAGE)
+
+
+def models_needed() -> AbstractContextManager[None]:
+    return needed("models", "Models")
 
 
 def end(sentence: str, code: int) -> NoReturn:

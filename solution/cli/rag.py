@@ -44,7 +44,7 @@ def ingest(
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         output.end(f"PATH: expected files or folders, not there: {', '.join(missing)}", output.USAGE)
-    collection = _collection(store, embedder)
+    collection = opened(store, embedder)
     try:
         with _bar("files") as progress:
             report = collection.ingest(paths, progress)
@@ -87,14 +87,14 @@ def ask(
     if not store.exists():  # before a model is loaded
         output.end(nothing_there, output.USAGE)
     path = installed(model)
-    _load_blas()
+    load_blas()
     with output.models_needed():
         from solution.rag.writing import Writer
 
     try:
         writer = Writer.open(path, max_tokens)
         config = RagConfig(k=k, budget=writer.budget, reserved=max_tokens)
-        collection = _collection(store, embedder, writer=writer, config=config)
+        collection = opened(store, embedder, writer=writer, config=config)
         if not collection.pipeline.documents():
             output.end(nothing_there, output.USAGE)
         answer = collection.pipeline.answer(question, on_text=output.nothing if as_json else output.say)
@@ -160,7 +160,7 @@ def evaluate(
         print(f"{method:8}" + "".join(f"{cell:>12}" for cell in cells))
 
 
-def _collection(
+def opened(
     store: Path, embedder: str, *, writer: Any = None, config: "RagConfig | None" = None
 ) -> "Collection":
     made = _embedder(embedder)
@@ -185,14 +185,14 @@ def _without_errno(error: OSError, store: Path) -> str:
 
 def _embedder(name: str) -> "Embedder":
     path = None if name == HASHING else installed(name)
-    _load_blas()
+    load_blas()
     from solution.rag import embedders
 
     with output.models_needed():
         return embedders.hashing() if path is None else embedders.encoder(path)
 
 
-def _load_blas() -> None:
+def load_blas() -> None:
     """Before MLX is imported."""
     from runtime import blas
 
