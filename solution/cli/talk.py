@@ -53,10 +53,7 @@ class Talk:
 
     def say(self, piece: str) -> None:
         """A piece of a reply: what is no call is shown."""
-        from spec import Cancelled
-
-        if self.cancelled.is_set():
-            raise Cancelled("Ctrl-C")
+        self._go_on()
         self._show(self._parser.feed(piece))
 
     def hears(self, event: "Event") -> None:
@@ -78,9 +75,10 @@ class Talk:
         if not sys.stdin.isatty():
             self._aside(f"{wanted}: needs approval, and standard input is no terminal to ask on")
             return False
-        print(output.shown(f"? {wanted}\n  Run it? [y/N] "), end="", file=sys.stderr, flush=True)
         self._asking = True
         try:
+            self._go_on()
+            print(output.shown(f"? {wanted}\n  Run it? [y/N] "), end="", file=sys.stderr, flush=True)
             return sys.stdin.readline().strip().lower() in ("y", "yes")
         finally:
             self._asking = False
@@ -90,7 +88,6 @@ class Talk:
     @contextmanager
     def interrupting(self, agent: "Agent") -> Iterator[None]:
         """The first one cancels the run, whose messages stay whole; the second one ends it at once."""
-        from spec import Cancelled
 
         def heard(*_: object) -> None:
             if self.cancelled.is_set():
@@ -98,13 +95,20 @@ class Talk:
             self.cancelled.set()
             agent.cancel()
             if self._asking:
-                raise Cancelled("Ctrl-C")
+                self._go_on()
 
         before = signal.signal(signal.SIGINT, heard)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+    def _go_on(self) -> None:
+        """Raises Cancelled after a first Ctrl-C."""
+        from spec import Cancelled
+
+        if self.cancelled.is_set():
+            raise Cancelled("Ctrl-C")
 
     # What is shown ------------------------------------------------------------------------------------------
 
