@@ -8,7 +8,10 @@ What a model wrote is text on the host, and so is nearly all of this; MLX has th
 `transcript.py` looks at messages and shortens them, `circles.py` sees calls come again. `constraint.py` says
 which tokens may follow, by llguidance (`pip install week3[agent]`) and a schema's `grammar.py`.
 
-What `week3 agent` needs besides: `tools.py`, with `arithmetic.py`, and `vocabulary.py`.
+What `week3 agent` needs besides. A model: `writing.py`, told of its tools by `prompt.py`, which `leaning.py`
+helps to see when one is asked for; `vocabulary.py` has the bytes of its tokens. Tools: `tools.py`, with
+`arithmetic.py`, `sandboxed.py`, and `own_tools.py`, which reads the user's. `clock.py` is a clock that ticks,
+`trace.py` writes a run down.
 """
 
 from .agent import Agent

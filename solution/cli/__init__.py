@@ -4,6 +4,9 @@ output.py    what they share: text on a terminal, ends
 models.py    week3 model
 generate.py  week3 generate
 rag.py       week3 rag
+agent.py     week3 agent
+talk.py      a run of it on a terminal: what is shown, approval, Ctrl-C
+trace.py     week3 trace
 
 As in grading/cli.py, a command imports what it needs when it runs.
 """

@@ -76,7 +76,8 @@ def ask(
     path = installed(model)
     rag.load_blas()
     with output.models_needed(), output.needed("agent", "Constrained calls"):
-        import llguidance  # noqa: F401  # which is imported late, and would be missed in a run
+        if not unconstrained:
+            import llguidance  # noqa: F401  # else imported, and missed, as late as the constraint is made
 
         from solution.agent import Agent, Toolbox
         from solution.agent.agent import definition
