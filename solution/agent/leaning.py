@@ -1,12 +1,13 @@
 """Whether a question asks for a tool, and for which, where a model was never trained to say so by itself.
 
 Two weak signs are added up, in natural logarithms. The model's own probability of beginning with a call, once
-it was told of its tools. And, by Bayes' rule with equal priors, how much likelier the question is among those
-that a tool answers than among those that are answered in words: a weak model is better at how probable a
-question is than at what follows from it («noisy channel», Min et al. 2021, arXiv 2108.04106).
+it was told of its tools. And, by Bayes' rule, how much likelier the question is among those that its tools
+answer, each as often as the others, than among those that are answered in words: a weak model is better at
+how probable a question is than at what follows from it («noisy channel», Min et al. 2021, arXiv 2108.04106).
 """
 
 from collections.abc import Sequence
+from math import log
 from typing import Any
 
 import mlx.core as mx
@@ -71,5 +72,5 @@ def tool_for(
     functions = [tool["function"] for tool in tools]
     texts = [_BY_A_TOOL.format(each["name"], each["description"]) for each in functions]
     by_tool = [aside.log_probability(tokenizer.encode(text), asked) for text in texts]
-    best = int(np.argmax(by_tool))
-    return functions[best]["name"] if own + by_tool[best] - in_words >= LEAST else None
+    likelier = float(np.logaddexp.reduce(by_tool)) - log(len(tools)) - in_words
+    return functions[int(np.argmax(by_tool))]["name"] if own + likelier >= LEAST else None

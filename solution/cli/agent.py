@@ -118,7 +118,7 @@ def ask(
         print(flush=True)
         seconds, counts = (
             time.monotonic() - begun,
-            f"{run.model_calls} calls of the model, {run.tokens} tokens",
+            f"model calls: {run.model_calls}, tokens: {run.tokens}",
         )
         print(f"{counts}, {seconds:.1f} s ({run.stop_reason.value})", file=sys.stderr)
     _end(run, talk)

@@ -77,7 +77,7 @@ def _heading(lines: list[dict[str, Any]]) -> "Text":
     first, last = lines[0], lines[-1]
     if last["kind"] == "stop":
         ended, style = last["reason"], "green" if last["reason"] == "done" else "yellow"
-        counts = f", {last['model_calls']} calls of the model, {last['tokens']} tokens"
+        counts = f", model calls: {last['model_calls']}, tokens: {last['tokens']}"
     else:
         ended, style, counts = f"cut off after: {last['kind']}", "red", ""
     facts = f"  {first['time']}  {last['at'] - first['at']:.2f} s{counts}  "

@@ -83,7 +83,7 @@ def test_calls_are_shown_beside_the_text(week3, says):
     assert (ran.code, ran.out) == (0, "Let me see. It is 391.\n")
     shown, arrow, counts = ran.err.splitlines()
     assert (shown, arrow) == ('→ calculate {"expression": "17 * 23"}', "← 391")
-    assert counts.startswith("2 calls of the model, ") and counts.endswith(" s (done)")
+    assert counts.startswith("model calls: 2, tokens: ") and counts.endswith(" s (done)")
     assert heard[1][-1]["content"] == "391"
 
 
