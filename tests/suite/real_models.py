@@ -1,4 +1,4 @@
-"""Models that `week3 model fetch` brings: tests of these run wherever they are, and in CI they must be."""
+"""What `week3 model fetch` brings: tests of it run wherever it is, and in CI it must be."""
 
 import os
 import warnings
@@ -10,7 +10,7 @@ from runtime import downloads
 
 
 def fetched(name: str) -> Path:
-    """What a loader opens. Where the model is not here the test is skipped, and pytest's summary warns; with
+    """What a loader opens. Where it is not here the test is skipped, and pytest's summary warns; with
     WEEK3_MODELS=required, as .ci/run sets it, the test fails."""
     path = downloads.installed(name)
     if path is None:

