@@ -57,13 +57,25 @@ def _body(schema: Schema, rules: list[str]) -> str:
 
 
 def _members(properties: Mapping[str, Schema], required: Sequence[str], rules: list[str]) -> str:
-    if set(properties) != set(required):
-        raise NotSupported(f"schema: expected that all of {[*properties]} are required, got {required}")
-    parts = ['"{"']
-    for number, (name, schema) in enumerate(properties.items()):
-        comma = "," + _SPACE if number else ""
-        parts += [_expression(f"{comma}{_literal(name)}:{_SPACE}"), _rule(schema, rules)]
-    return " ".join([*parts, '"}"'])
+    """In their order. What is not required may be left out, so any up to the first that is required may be
+    the first to come, without a comma."""
+    if not set(required) <= set(properties):
+        raise NotSupported(f"schema: expected that {required} are among {[*properties]}")
+    first, later = [], []
+    for name, schema in properties.items():
+        rule = _rule(schema, rules)
+        first.append(f"{_expression(f'{_literal(name)}:{_SPACE}')} {rule}")
+        after = f"{_expression(f',{_SPACE}{_literal(name)}:{_SPACE}')} {rule}"
+        later.append(after if name in required else f"({after})?")
+    last = next((i for i, name in enumerate(properties) if name in required), len(first) - 1)
+    forms = [] if required else [""]
+    rest = " ".join(later[last + 1 :])
+    for i in reversed(range(last + 1)):
+        forms.append(f"{first[i]} {rest}")
+        if i > 0:
+            rules.append(f"{later[i]} {rest}")
+            rest = f"r{len(rules) - 1}"
+    return " | ".join(f'"{{" {form} "}}"' for form in forms)
 
 
 def _literal(value: Any) -> str:

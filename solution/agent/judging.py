@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -83,40 +82,20 @@ def json_schema(declared: Mapping[str, Any]) -> Schema:
     return found
 
 
-def strict(schema: Schema) -> Schema:
-    """One that `JsonConstraint` takes, and that accepts nothing which `schema` refuses, but for lengths and
-    limits. An object is one of several, each with other properties of those that may be left out; one of
-    which nothing is known is empty."""
+def narrowed(schema: Schema) -> Schema:
+    """What `JsonConstraint` takes of it, notes and all. It accepts nothing that `schema` refuses, but for
+    limits of sizes; an object of which no property is known is empty."""
+    kept = {name: schema[name] for name in ("description", "default") if name in schema}
     if "enum" in schema:
-        return {"enum": schema["enum"]}
+        return {**kept, "enum": schema["enum"]}
+    kept["type"] = schema["type"]
     if schema["type"] == "array":
-        return {"type": "array", "items": strict(schema["items"])}
+        kept["items"] = narrowed(schema["items"])
     if schema["type"] == "object":
-        properties = {name: strict(each) for name, each in schema.get("properties", {}).items()}
-        required = schema.get("required", [])
-        choices = product(*([True] if name in required else [True, False] for name in properties))
-        forms = [
-            exactly(
-                {
-                    name: properties[name]
-                    for name, is_there in zip(properties, choice, strict=True)
-                    if is_there
-                }
-            )
-            for choice in choices
-        ]
-        return forms[0] if len(forms) == 1 else {"anyOf": forms}
-    return {"type": schema["type"]}
-
-
-def exactly(properties: Mapping[str, Schema]) -> Schema:
-    """An object of these and no other."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": [*properties],
-        "additionalProperties": False,
-    }
+        properties = schema.get("properties", {})
+        kept["properties"] = {name: narrowed(each) for name, each in properties.items()}
+        kept |= {"required": schema.get("required", []), "additionalProperties": False}
+    return kept
 
 
 # Verdicts -------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Constraints over a real vocabulary, and schemas that are large."""
 
 import json
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -68,6 +69,32 @@ def test_lists_may_be_deep():
     for _ in range(200):
         schema = {"type": "array", "items": schema}
     assert text_so_far(JsonConstraint(schema, BYTES, EOS), b"[" * 200 + b"1" + b"]" * 200)[1]
+
+
+NAMES = "abc"
+SUBSETS = [subset for count in range(4) for subset in combinations(NAMES, count)]
+
+
+@pytest.mark.parametrize("required", SUBSETS, ids="".join)
+def test_properties_that_are_not_required_may_be_left_out(required):
+    """AG-38 asks for less."""
+    schema = {**an_object(**dict.fromkeys(NAMES, INTEGER)), "required": [*required]}
+    constraint = JsonConstraint(schema, BYTES, EOS)
+    for there in (order for subset in SUBSETS for order in permutations(subset)):
+        text = json.dumps(dict.fromkeys(there, 1), separators=(",", ":"))
+        right = [*there] == sorted(there) and {*required} <= {*there}
+        assert can_write(constraint, text) == right, text
+    assert not any(can_write(constraint, text) for text in ("{,}", '{"a":1,}', '{,"a":1}', '{"a":1"b":1}'))
+
+
+def can_write(constraint, text):
+    state = constraint.start()
+    try:
+        for byte in text.encode():
+            state = constraint.advance(state, byte)
+    except InvalidArgument:
+        return False
+    return constraint.is_complete(state)
 
 
 def test_what_it_cannot_follow_is_refused_at_the_beginning():

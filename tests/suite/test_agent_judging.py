@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from solution.agent.judging import Question, exactly, is_right, is_valid, json_schema, strict
+from solution.agent.judging import Question, is_right, is_valid, json_schema, narrowed
 from spec.agent import Parsed, ParseProblem, ToolCall
 
 FLOATS = {"type": "array", "items": {"type": "float"}}
@@ -118,30 +118,35 @@ def test_a_valid_call_is_one_that_could_be_carried_out(calls, problems, valid):
     assert is_valid(ADD, Parsed("", calls, problems)) == valid
 
 
-def test_schemas_become_json_schema_and_strict():
+def test_schemas_become_json_schema_and_what_a_constraint_takes():
     declared = {
         "type": "dict",
         "properties": {
-            "at": {"type": "tuple", "items": {"type": "float"}, "description": "Where."},
+            "at": {"type": "tuple", "items": {"type": "float"}, "minItems": 2, "description": "Where."},
             "unit": {"type": "string", "enum": ["m", "km"], "default": "m"},
-            "more": {"type": "dict", "description": "Whatever."},
+            "more": {"type": "dict", "description": "Whatever.", "optional": True},
             "data": {"type": "any"},
         },
         "required": ["at", "more"],
     }
+    at = {"type": "array", "items": {"type": "number"}, "minItems": 2, "description": "Where."}
     schema = json_schema(declared)
-    assert schema["properties"]["at"] == {
-        "type": "array",
-        "items": {"type": "number"},
-        "description": "Where.",
+    assert (schema["type"], schema["required"]) == ("object", ["at", "more"])
+    assert schema["properties"] == {
+        "at": at,
+        "unit": {"type": "string", "enum": ["m", "km"], "default": "m"},
+        "more": {"type": "object", "description": "Whatever.", "optional": True},
+        "data": {"type": "string"},
     }
-    assert (schema["type"], schema["properties"]["data"]) == ("object", {"type": "string"})
-    at, unit, more = {"type": "array", "items": {"type": "number"}}, {"enum": ["m", "km"]}, exactly({})
-    assert strict(schema) == {
-        "anyOf": [
-            exactly({"at": at, "unit": unit, "more": more, "data": {"type": "string"}}),
-            exactly({"at": at, "unit": unit, "more": more}),
-            exactly({"at": at, "more": more, "data": {"type": "string"}}),
-            exactly({"at": at, "more": more}),
-        ]
+    nothing = {"properties": {}, "required": [], "additionalProperties": False}
+    assert narrowed(schema) == {
+        "type": "object",
+        "properties": {
+            "at": {"type": "array", "items": {"type": "number"}, "description": "Where."},
+            "unit": {"enum": ["m", "km"], "default": "m"},
+            "more": {"type": "object", "description": "Whatever.", **nothing},
+            "data": {"type": "string"},
+        },
+        "required": ["at", "more"],
+        "additionalProperties": False,
     }
