@@ -64,7 +64,7 @@ class Writer:
 
     def __call__(self, messages: Sequence[Message], tools: Definitions) -> Reply:
         """tools: those that it was made with."""
-        prompt = self._prompt(messages)
+        prompt = self.prompt(messages)
         room = min(self._max_tokens, self._max_length - len(prompt))
         if room < 1:
             raise ContextTooLong(
@@ -78,7 +78,8 @@ class Writer:
         written.close()
         return Reply(written.text, finish, len(prompt) + len(written.ids))
 
-    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """What it reads before it writes."""
         if self._is_trained:
             return self._tokenizer.chat(with_values(messages), tools=self._tools)
         return self._tokenizer.chat(told(messages, self._tools) if self._tools else messages)

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import output, rag
+from .agent_eval import evaluate
 from .generate import DEFAULT_MODEL
 from .models import installed
 from .talk import Talk
@@ -122,6 +123,9 @@ def ask(
         )
         print(f"{counts}, {seconds:.1f} s ({run.stop_reason.value})", file=sys.stderr)
     _end(run, talk)
+
+
+app.command("eval")(evaluate)
 
 
 def _tools(own: Path | None, folder: Path | None, store: Path | None, python: bool) -> "list[Tool]":
