@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 
 from solution.agent import JsonConstraint, parse_tool_calls, validate_arguments
-from solution.agent.judging import SETS, is_right, is_valid, json_schema, narrowed, read_bfcl
+from solution.agent.judging import SETS, is_right, json_schema, narrowed, read_bfcl
 from tests.suite.real_models import fetched
 from tests.suite.test_agent_constraint import BYTES, EOS, can_write
 
@@ -80,7 +80,6 @@ def test_right_answers_are_read_accepted_and_right():
             assert (parsed.content, parsed.problems, call.name) == ("", [], question.name)
             assert json.loads(call.arguments) == arguments
             problems = {(each.path, each.rule) for each in validate_arguments(schema, call.arguments)}
-            assert is_valid(question, parsed) == (not problems)
             counts.update(calls=1, refused=bool(problems))
             if problems:
                 refused.setdefault(question.id, set()).update(problems)
