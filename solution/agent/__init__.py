@@ -11,7 +11,7 @@ which tokens may follow, by llguidance (`pip install week3[agent]`) and a schema
 What `week3 agent` needs besides. A model: `writing.py`, told of its tools by `prompt.py`, which `leaning.py`
 helps to see when one is asked for; `vocabulary.py` has the bytes of its tokens. Tools: `tools.py`, with
 `arithmetic.py`, `sandboxed.py`, and `own_tools.py`, which reads the user's. `clock.py` is a clock that ticks,
-`trace.py` writes a run down.
+`trace.py` writes a run down. `evaluating.py` is `week3 agent eval`, `judging.py` knows which calls are right.
 """
 
 from .agent import Agent

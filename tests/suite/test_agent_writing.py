@@ -96,7 +96,7 @@ def test_what_it_says_is_its_reply_in_pieces(writer):
     reply = model(ASKED, TOOLS)
     assert (reply.text, reply.finish) == (f"Grüße. {CALL}", "stop")
     assert "".join(said) == reply.text and len(said) > 10
-    assert reply.tokens == len(model._prompt(ASKED)) + len(reply.text.encode())
+    assert reply.tokens == len(model.prompt(ASKED)) + len(reply.text.encode())
 
 
 @pytest.mark.parametrize(
@@ -165,14 +165,14 @@ CONVERSATION = [
 
 def test_a_template_that_knows_tools_is_given_them(writer):
     model, _ = writer("x")
-    prompt = model._tokenizer.decode(model._prompt(CONVERSATION))
+    prompt = model._tokenizer.decode(model.prompt(CONVERSATION))
     assert prompt.startswith(f"Call in <tool_call>: {json.dumps(TOOLS)}[system]Be brief.[user]How far?")
     assert prompt.endswith("[assistant]Let me see.milemile[tool]1[tool]2~")
 
 
 def test_another_template_is_given_the_same_in_words(writer):
     model, _ = writer("x", template=PLAIN)
-    prompt = model._tokenizer.decode(model._prompt(CONVERSATION))
+    prompt = model._tokenizer.decode(model.prompt(CONVERSATION))
     block_of_it = block('{"name": "count", "arguments": {"unit": "mile"}}')
     result = "<tool_response>\n{}\n</tool_response>"
     assert json.dumps(TOOLS[0]["function"]) in prompt and "Be brief.[user]" in prompt
