@@ -123,12 +123,6 @@ def test_nobody_waits_for_nothing(impl, do, attempts, sleeps):
 
 
 @requirement("AG-17")
-def test_an_attempt_count_may_be_large(impl):
-    world = World(draws=[0.0])
-    assert_equal(outcome(tried(impl, world, "transient", attempts=1030)), (ERROR, 1030), "status, attempts")
-
-
-@requirement("AG-17")
 def test_three_attempts_within_a_deadline(impl):
     """Waits of a second, attempts of ten: the third has three left."""
     world = World()
