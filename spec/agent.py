@@ -148,7 +148,8 @@ class Tool:
     timeout: seconds of one attempt.
     idempotent: whether a second attempt with the same key does no more than the first. AG-16.
     needs_approval: whether each call is asked for. AG-21.
-    resource: what the tool depends on; tools of the same resource share a breaker. None: its own name. AG-18.
+    resource: what the tool depends on, not empty; tools of the same resource share a breaker. None: its own
+        name. AG-18.
     """
 
     name: str
