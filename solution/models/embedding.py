@@ -14,14 +14,11 @@ from spec import InvalidArgument, NotSupported
 
 from .checks import expect
 from .elementwise import exp_below, gelu
+from .embedding_host import CORES, Host
 from .files import check_safetensors
 from .tokenizer import Tokenizer
 
-PADDED = 384  # tokens of a batch, padding included: what lies between two products stays in the cache
-
-# Each CPU stream has one thread: while one batch is in a product, which all cores share, another can be in
-# what MLX's CPU back end computes on one. Thread-local: a stream is used on the thread that made it alone.
-OTHER = mx.new_thread_local_stream(mx.cpu)
+TOKENS = 1024  # of a batch, padding included
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,7 @@ class Encoder:
 
     def __init__(self, network: "Network", tokenizer: Tokenizer, longest: int) -> None:
         self._network = network
+        self._rows_of = Host(network).rows_of if mx.default_device() == mx.cpu else network.rows_of
         self._tokenizer = tokenizer
         self._longest = longest
 
@@ -87,11 +85,7 @@ class Encoder:
         tokens = [self._shortened(ids) for ids in self._tokenizer.framed(texts)]
         order = sorted(range(len(texts)), key=lambda i: len(tokens[i]))
         batches = _batches([tokens[i] for i in order])
-        device = mx.default_device()
-        streams = [mx.default_stream(device), *([OTHER] if device == mx.cpu else [])]
-        rows = [mx.zeros((0, self._network.width))]
-        for first in range(0, len(batches), len(streams)):
-            rows += _side_by_side(self._network, batches[first : first + len(streams)], streams)
+        rows = [mx.zeros((0, self.dim)), *map(mx.array, self._rows_of(batches))]
         place = np.empty(len(order), np.int32)
         place[order] = np.arange(len(order))
         return mx.concatenate(rows)[mx.array(place)]
@@ -102,40 +96,14 @@ class Encoder:
 
 
 def _batches(tokens: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
-    """Neighbours of texts in order of length, so that little is padded."""
+    """Neighbours of texts in order of length, so that little is padded; of many texts one for each core."""
     batches, first = [], 0
+    most = min(max(sum(map(len, tokens)) // CORES, TOKENS // 4), TOKENS)
     for end in range(1, len(tokens) + 1):
-        if end == len(tokens) or (end + 1 - first) * len(tokens[end]) > PADDED:
+        if end == len(tokens) or (end + 1 - first) * len(tokens[end]) > most:
             batches.append(tokens[first:end])
             first = end
     return batches
-
-
-def _side_by_side(
-    network: "Network", batches: Sequence[Sequence[Sequence[int]]], streams: Sequence[mx.Stream]
-) -> list[mx.array]:
-    """(len(batch), D) of each, one on a stream, layer by layer.
-
-    A layer is described when the one before it is computed, not sooner: MLX allocates what it will compute,
-    and memory that was not given back yet is fresh from the system, 4 ms for a matrix of 1024 x 1536.
-    """
-    padded = [Padded.of(batch) for batch in batches]
-    states: list[mx.array] = []
-    for batch, stream in zip(padded, streams, strict=False):
-        with mx.stream(stream):
-            states.append(network.words_of(batch))
-    for layer in network.layers:
-        for i, (batch, stream) in enumerate(zip(padded, streams, strict=False)):
-            mx.eval(states[i])
-            with mx.stream(stream):
-                states[i] = network.through(layer, states[i], batch)
-            mx.async_eval(states[i])
-    rows = []
-    for state, batch, stream in zip(states, padded, streams, strict=False):
-        with mx.stream(stream):
-            rows.append(network.means(state, batch))
-    mx.eval(rows)
-    return rows
 
 
 @dataclass(frozen=True)
@@ -173,19 +141,19 @@ class Network:
     def width(self) -> int:
         return self.words.shape[1]
 
-    def words_of(self, batch: Padded) -> mx.array:
-        """(tokens, D)"""
+    def rows_of(self, batches: Sequence[Sequence[Sequence[int]]]) -> list[mx.array]:
+        """(texts, D) of each batch"""
+        return [self.rows(batch) for batch in batches]
+
+    def rows(self, texts: Sequence[Sequence[int]]) -> mx.array:
+        """(texts, D), of length 1 each. texts: ids of tokens."""
+        batch = Padded.of(texts)
         x = self.words[mx.array(batch.ids)] + self.places[: batch.ids.shape[1]]  # (texts, longest, D)
-        return self._normed(x.flatten(0, 1), self.first)
-
-    def through(self, layer: Layer, x: mx.array, batch: Padded) -> mx.array:
-        """(tokens, D) of (tokens, D)"""
-        mixed = self._attention(_affine(x, layer.qkv), batch)
-        x = self._normed(x + _affine(mixed, layer.out), layer.after_attention)
-        return self._normed(x + _affine(gelu(_affine(x, layer.up)), layer.down), layer.after)
-
-    def means(self, x: mx.array, batch: Padded) -> mx.array:
-        """(texts, D), of length 1 each, of (tokens, D)"""
+        x = self._normed(x.flatten(0, 1), self.first)  # (tokens, D)
+        for layer in self.layers:
+            mixed = self._attention(_affine(x, layer.qkv), batch)
+            x = self._normed(x + _affine(mixed, layer.out), layer.after_attention)
+            x = self._normed(x + _affine(gelu(_affine(x, layer.up)), layer.down), layer.after)
         seen = mx.array(batch.seen.astype(np.float32))[:, None]  # (texts, 1, longest)
         sums = (seen @ x.reshape(*batch.ids.shape, -1)).squeeze(1)  # of length 1 they are what means are
         return sums / mx.linalg.norm(sums, axis=-1, keepdims=True)

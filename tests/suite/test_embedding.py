@@ -1,4 +1,5 @@
-"""all-MiniLM-L6-v2 in MLX gives the embeddings of the published model, whatever texts come together."""
+"""all-MiniLM-L6-v2 gives the embeddings of the published model, whatever texts come together: on the host, as
+on a CPU, and in MLX, as on a GPU."""
 
 import json
 import shutil
@@ -9,7 +10,8 @@ import pytest
 from scipy.special import ndtr
 
 from solution.models.elementwise import exp_below, gelu
-from solution.models.embedding import PADDED, Encoder, _batches
+from solution.models.embedding import TOKENS, Encoder, _batches
+from solution.models.embedding_host import CORES, Host, _blas_threads, _gelu, _one_thread_a_product
 from spec import InvalidArgument, NotSupported
 from tests.suite.outside import outside
 from tests.suite.real_models import fetched
@@ -33,9 +35,11 @@ def folder():
     return fetched("all-minilm-l6-v2")
 
 
-@pytest.fixture(scope="module")
-def encoder(folder):
-    return Encoder.open(folder)
+@pytest.fixture(scope="module", params=["host", "mlx"])
+def encoder(folder, request):
+    made = Encoder.open(folder)
+    made._rows_of = (Host(made._network) if request.param == "host" else made._network).rows_of
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +70,10 @@ def test_embeddings_are_those_of_the_published_model(encoder, published):
 
 
 def test_neighbours_in_a_batch_change_nothing(encoder):
-    """More texts than a batch holds, of all lengths, against each alone."""
-    texts = ["word " * (7 * n % 37) for n in range(24)]
-    alone = np.concatenate([np.array(encoder.embed([text])) for text in texts])
-    assert np.abs(np.array(encoder.embed(texts)) - alone).max() <= 1e-5
+    """More texts than a batch holds, of all lengths, against some alone."""
+    texts = ["word " * (7 * n % 37) for n in range(64)]
+    alone = np.concatenate([np.array(encoder.embed([text])) for text in texts[::9]])
+    assert np.abs(np.array(encoder.embed(texts))[::9] - alone).max() <= 1e-5
 
 
 def test_rows_have_length_1_and_the_order_of_their_texts(encoder):
@@ -88,12 +92,27 @@ def test_no_text_gives_no_row(encoder):
     assert encoder.embed([]).shape == (0, 384)
 
 
-def test_batches_keep_the_order_and_hold_so_many_tokens():
-    tokens = [[0] * n for n in (2, 2, 3, 40, 100, 200, 250, 400)]
+@pytest.mark.parametrize("lengths", [(2, 2, 3, 200, 300, 500, 600, 1200), (9,) * 40, (1500,), ()])
+def test_batches_keep_the_order_and_hold_so_many_tokens(lengths):
+    tokens = [[0] * n for n in lengths]
     batches = _batches(tokens)
     assert [text for batch in batches for text in batch] == tokens
-    assert all(len(batch) * len(batch[-1]) <= PADDED or len(batch) == 1 for batch in batches)
-    assert [len(batch) for batch in batches] == [4, 1, 1, 1, 1]
+    assert all(len(batch) * len(batch[-1]) <= TOKENS or len(batch) == 1 for batch in batches)
+
+
+def test_many_texts_are_a_batch_for_each_core():
+    assert len(_batches([[0] * 9] * (CORES * TOKENS // 9))) >= CORES
+    assert len(_batches([[0] * 9] * 3)) == 1
+
+
+def test_threads_of_the_blas_are_given_back():
+    """Also where something raises meanwhile."""
+    threads = _blas_threads()
+    before = threads and threads[0]()
+    with pytest.raises(KeyError), _one_thread_a_product():
+        assert threads is None or threads[0]() == 1
+        raise KeyError
+    assert (threads and threads[0]()) == before
 
 
 # ---- Functions. ----
@@ -116,13 +135,20 @@ def test_powers_of_e_are_right_to_what_rounding_explains():
     assert 0 <= exp_below(mx.array([-1e30, -np.inf]), mx.array(0.0)).max().item() <= 2e-14
 
 
-def test_gelu_is_right_to_what_rounding_explains():
+def gelu_on_host(x):
+    y = np.array(x)
+    _gelu(y)
+    return y
+
+
+@pytest.mark.parametrize("function", [gelu, gelu_on_host])
+def test_gelu_is_right_to_what_rounding_explains(function):
     """Beside the 7e-8 of its polynomial p: the tail is e^-p, p has 14 roundings, and four follow."""
     x = np.linspace(-40, 40, 400_001).astype(np.float32).astype(np.float64)
     tail = ndtr(-np.abs(x))
     p = np.minimum(-np.log(np.maximum(tail, 1e-14)), 32)
     allowed = 7e-8 + np.abs(x) * tail * (rounding_of_exp(p) + 14 * ROUNDING * p) + 4 * ROUNDING * np.abs(x)
-    assert (np.abs(np.array(gelu(mx.array(x.astype(np.float32)))) - x * ndtr(x)) <= allowed).all()
+    assert (np.abs(np.array(function(mx.array(x.astype(np.float32)))) - x * ndtr(x)) <= allowed).all()
 
 
 # ---- Files. ----
