@@ -5,11 +5,9 @@ allocates each result anew. Texts lie one after another in one matrix, and nothi
 batch, all of it, products included: nobody waits for others but at the end.
 """
 
-import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from .elementwise import FARTHEST, LOGIT
 
@@ -47,7 +46,7 @@ class Host:
         """(texts, D) of each batch"""
         if len(batches) < 2:
             return [self.rows(batch) for batch in batches]
-        with _one_thread_a_product(), ThreadPoolExecutor(CORES) as pool:
+        with _blas().limit(limits=1), ThreadPoolExecutor(CORES) as pool:  # it changes no result
             return list(pool.map(self.rows, batches))
 
     def rows(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
@@ -142,31 +141,7 @@ def _gelu(x: np.ndarray) -> None:
     x -= size
 
 
-# ---- Threads of NumPy's BLAS. ----
-
-
 @cache
-def _blas_threads() -> tuple[Any, Any] | None:
-    """How many an OpenBLAS has, to be asked and set; None where NumPy has another BLAS."""
-    library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # with all that it links
-    for name in ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads"):
-        asks, sets = (getattr(library, name.format(what), None) for what in ("get", "set"))
-        if asks and sets:
-            return asks, sets
-    return None
-
-
-@contextmanager
-def _one_thread_a_product() -> Iterator[None]:
-    """Of all products in this process meanwhile, where the BLAS can be told so; it changes no result."""
-    threads = _blas_threads()
-    if threads is None:
-        yield
-        return
-    asks, sets = threads
-    before = asks()
-    sets(1)
-    try:
-        yield
-    finally:
-        sets(before)
+def _blas() -> ThreadpoolController:
+    """The libraries that compute products in this process, found once."""
+    return ThreadpoolController().select(user_api="blas")

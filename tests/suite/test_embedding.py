@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 from solution.models.elementwise import exp_below, gelu
 from solution.models.embedding import TOKENS, Encoder, _batches
-from solution.models.embedding_host import CORES, Host, _blas_threads, _gelu, _one_thread_a_product
+from solution.models.embedding_host import CORES, Host, _blas, _gelu
 from spec import InvalidArgument, NotSupported
 from tests.suite.outside import outside
 from tests.suite.real_models import fetched
@@ -105,14 +105,13 @@ def test_many_texts_are_a_batch_for_each_core():
     assert len(_batches([[0] * 9] * 3)) == 1
 
 
-def test_threads_of_the_blas_are_given_back():
+def test_threads_of_the_blas_are_given_back(folder):
     """Also where something raises meanwhile."""
-    threads = _blas_threads()
-    before = threads and threads[0]()
-    with pytest.raises(KeyError), _one_thread_a_product():
-        assert threads is None or threads[0]() == 1
-        raise KeyError
-    assert (threads and threads[0]()) == before
+    before = [each["num_threads"] for each in _blas().info()]
+    host = Host(Encoder.open(folder)._network)
+    with pytest.raises(IndexError):
+        host.rows_of([[[10**9]], [[0]]])
+    assert [each["num_threads"] for each in _blas().info()] == before
 
 
 # ---- Functions. ----
