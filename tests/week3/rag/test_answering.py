@@ -193,7 +193,7 @@ def test_each_piece_comes_before_the_next_is_asked_for(impl, streams):
 
 
 @requirement("RAG-43")
-@pytest.mark.parametrize("pieces", [[], [""], ["No brackets."]])
+@pytest.mark.parametrize("pieces", [[], [""], ["No brackets."], ["\n ", "No brackets. \n"]])
 def test_an_answer_may_cite_nothing_and_be_empty(impl, pieces):
     made = pipeline(impl, Caller(), document("d", *LINES), generate=lambda prompt: iter(pieces))
     answer = made.answer("neon")
@@ -321,6 +321,17 @@ def test_what_was_not_done_takes_no_time(impl):
     assert_equal({**by_words, "pack": 0.0}, zeros(generate=4.0), "timings but for pack, without vectors")
     declined = timings_of(impl, ALL, "neon ?1", min_score=9.0)
     assert_equal(declined, zeros(embed=0.5), "timings where nothing was found")
+
+
+@requirement("RAG-45")
+def test_each_answer_has_its_own_times(impl):
+    timed = Timed(generate=4.0, query=0.5)
+    made = pipeline(
+        impl, timed, document("d", *LINES), clock=timed.clock, retrieval="hybrid", min_score=1 / 50
+    )
+    answers = [made.answer("neon ?1"), made.answer("krypton ?1"), made.answer("neon ?1")]
+    expected = [zeros(embed=0.5, generate=seconds) for seconds in (4.0, 0.0, 4.0)]
+    assert_equal([answer.timings for answer in answers], expected, "timings of each")
 
 
 @requirement("RAG-45")

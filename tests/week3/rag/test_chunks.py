@@ -59,6 +59,7 @@ def test_as_many_windows_as_it_takes(impl, length):
 @example(text="a  b\n", size=3, overlap=0)
 @example(text="abababab", size=3, overlap=1)
 @example(text="𝄞é𝄞é𝄞", size=2, overlap=1)
+@example(text="e\u0301a\r\nb\u2028 \ufb01", size=3, overlap=1)
 def test_a_chunk_is_what_stands_at_its_place(impl, text, size, overlap):
     chunks = impl.split(text, doc_id="d", size=size, overlap=overlap % size)
     for chunk in chunks:
@@ -115,6 +116,7 @@ TEXT = "a bb  ccc dddd\n b é e"
         ("    ", words, 1, 0),
         ("añébéé𝄞cdé", utf8, 4, 2),
         ("añébéé𝄞cdé", utf8, 5, 4),
+        (" ab  é c  \n d ", utf8, 3, 1),
         ("aabbaabcabacca", kinds, 2, 1),
         ("aabbaabcabddd", kinds, 3, 2),
         ("abcdefgh", lambda text: 3 * len(text), 9, 3),
@@ -169,6 +171,7 @@ def test_where_more_may_count_less_any_end_that_fits_will_do(impl, size, overlap
 @example(text="abcd abcdefghi", size=6, overlap=2, separators=(" ",))
 @example(text="a bbbbb ccc", size=6, overlap=5, separators=(" ",))
 @example(text="a aaa\na", size=4, overlap=3, separators=("\n", " "))
+@example(text="abaaa", size=3, overlap=2, separators=("ab", "a"))
 def test_joints(impl, text, size, overlap, separators):
     check(impl, text, size, overlap % size, separators=separators)
 

@@ -19,7 +19,9 @@ def check(impl, metadata, where, expected):
 
 # RAG-13
 
-PAPER = {"lang": "en", "year": 2024, "score": 0.5, "public": True, "owner": None, "groups": ["staff", 1]}
+PAPER = {"lang": "en", "year": 2024, "score": 0.5, "public": True, "owner": None, "groups": ["staff", 1]} | {
+    "dc.date": 7
+}
 
 
 EQUAL = [
@@ -27,6 +29,9 @@ EQUAL = [
     ({"lang": "en"}, True),
     ({"lang": "e"}, False),
     ({"lang": "EN"}, False),
+    ({"lang": ["en", "de"]}, False),
+    ({"dc.date": 7}, True),
+    ({"dc.date": 8}, False),
     ({"lang": "en", "year": 2024}, True),
     ({"lang": "en", "year": 2023}, False),
     ({"lang": "de", "year": 2024}, False),

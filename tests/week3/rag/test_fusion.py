@@ -45,6 +45,13 @@ def test_k_is_60_and_weights_are_1_where_nothing_is_said(impl):
     assert_equal([each.id for each in found], ["c", "b", "a"], "ids of the text's example")
 
 
+@requirement("RAG-24")
+def test_ranks_far_down_are_told_apart(impl):
+    """1 / 259 and 1 / 260 differ by 0.000015, and that is an order."""
+    ids = [f"{i:03d}" for i in range(200, 0, -1)]
+    assert_hits(impl.reciprocal_rank_fusion([ids]), TRUTH.reciprocal_rank_fusion([ids]))
+
+
 @requirement("RAG-25")
 @given(
     k=KS,
@@ -119,6 +126,8 @@ def test_scores_that_are_level(impl):
     assert_equal(
         impl.score_fusion([hits(a=-7, b=-7)]), [Hit("a", 1.0), Hit("b", 1.0)], "hits of equal scores"
     )
+    near = impl.score_fusion([[Hit("b", 2.0**-30), Hit("a", 0.0)]])
+    assert_equal(near, [Hit("b", 1.0), Hit("a", 0.0)], "hits of scores that differ by little")
     assert_equal(impl.score_fusion([hits(b=0)]), [Hit("b", 1.0)], "a single one")
     assert_equal(impl.score_fusion([hits(b=5)], weights=[0.0]), [Hit("b", 0.0)], "hits of weight 0")
     assert_equal(impl.score_fusion([[], hits(a=1)]), [Hit("a", 1.0)], "hits beside an empty ranking")
@@ -183,10 +192,11 @@ def test_a_row_is_compared_with_all_that_were_picked(impl):
 @requirement("RAG-27")
 def test_of_equal_rows_the_lower_index_is_picked(impl):
     """All cosines are 0, 1 or −1, exactly, also that of a row of zeros."""
-    query, rows = f32([2, 0, 0])[0], f32([0, 4, 0], [4, 0, 0], [1, 0, 0], [0, 0, 2], [0, 0, 0], [0, -1, 0])
+    query = f32([2, 0, 0])[0]
+    rows = f32([0, 4, 0], [4, 0, 0], [1, 0, 0], [0, 0, 2], [0, 0, 0], [0, -1, 0], [4, 0, 0])
     for lam in (0.0, 0.5, 0.75, 1.0):
-        found = impl.maximal_marginal_relevance(query, rows, 6, lam)
-        assert_equal(found, MMR(query, rows, 6, lam), f"picks with lam = {lam}")
+        found = impl.maximal_marginal_relevance(query, rows, 7, lam)
+        assert_equal(found, MMR(query, rows, 7, lam), f"picks with lam = {lam}")
     assert_equal(impl.maximal_marginal_relevance(query, rows[:0], 2, 0.5), [], "picks of no rows")
 
 

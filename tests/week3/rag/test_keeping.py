@@ -152,8 +152,13 @@ def test_what_comes_after_is_not_in_it(impl):
     changed = Kept({"b": [5, 5], "z": [1, 0]}, {"b": {"n": 2}})
     changed.assert_in(impl.load_index(disk.storage), "what was saved again")
     changed.assert_in(index, "the index that was saved")
+    other = Disk()
+    index.save(other.storage)
+    changed.assert_in(impl.load_index(other.storage), "what was saved on another disk")
     OLD.index(impl).save(disk.storage)
     OLD.assert_in(impl.load_index(disk.storage), "what was saved at last")
+    index.save(disk.storage)
+    changed.assert_in(impl.load_index(disk.storage), "what was saved over the index of another")
 
 
 @requirement("RAG-20")

@@ -72,6 +72,7 @@ def test_gain_is_linear_where_nothing_is_said(impl):
 @example(ranking=["b", "b", "d"], qrels={"b": 1, "d": 1}, k=2)
 @example(ranking=["a", "a", "c", "b", "b"], qrels={"b": 3, "d": 1}, k=4)
 @example(ranking=["b", "b", "b"], qrels={"b": 2}, k=3)
+@example(ranking=["b", "a", "b", "d"], qrels={"b": 2, "d": 1}, k=3)
 @example(ranking=["a", "b", "b"], qrels={"a": 0, "b": 0}, k=2)
 @example(ranking=["a", "b", "b"], qrels={}, k=2)
 def test_twice_and_none_at_all(impl, ranking, qrels, k):
@@ -96,7 +97,7 @@ METRICS = [
     "recall@2",
     "recall@100",
     "precision@5",
-    "precision@3",
+    "precision@250",
     "mrr@10",
     "mrr@1",
     "map",
@@ -116,6 +117,7 @@ QUERIES = ["q1", "q2", "q3", "q4"]
 @example(
     run={"q1": list("dab"), "q2": list("ba")}, qrels={"q1": GRADED, "q2": {"a": 1, "c": 1}}, metrics=METRICS
 )
+@example(run={"q1": ["a"], "q2": []}, qrels={"q1": {"a": 1}, "q2": {"b": 1}}, metrics=METRICS)
 @example(run={"q2": ["a"]}, qrels={"q3": {"c": 0}, "q4": {}}, metrics=METRICS)
 @example(run={"q2": ["a"]}, qrels={}, metrics=["map", "ndcg@3"])
 def test_over_all_queries(impl, run, qrels, metrics):
@@ -155,6 +157,10 @@ def test_measures_refuse(impl, name):
         "hit@3",
         "",
         "mrr@k",
+        "mrr@1_0",
+        "recall@ 1",
+        "ndcg@10\n",
+        "map\n",
     ],
 )
 def test_evaluate_refuses(impl, name):

@@ -77,6 +77,7 @@ def test_tokens_as_in_the_text(impl):
 
 LONG = np.full((2, 1000), np.log(0.1), np.float32)
 UNLIKELY = np.float32([[-800], [-801]])
+APART, OPPOSED = np.float32([0, 64]), np.float32([[-0.5, -1], [-np.inf, -1]])
 FAR_APART, IN_EIGHTHS = (
     np.float32([-2000, 3000]),
     np.float32([[-0.5, -2.25], [-1.625, -0.125]]),
@@ -87,6 +88,7 @@ FAR_APART, IN_EIGHTHS = (
 def test_a_long_answer_does_not_vanish(impl):
     check(impl, SEQUENCE, SCORES, LONG, np.ones(1000, bool))
     check(impl, SEQUENCE, FAR_APART, IN_EIGHTHS, ALL)
+    check(impl, SEQUENCE, APART, OPPOSED, ALL)
 
 
 @requirement("RAG-54")
@@ -94,6 +96,7 @@ def test_unlikely_tokens_do_not_vanish(impl):
     check(impl, TOKEN, SCORES, UNLIKELY, np.ones(1, bool))
     check(impl, TOKEN, SCORES, LONG, np.ones(1000, bool))
     check(impl, TOKEN, FAR_APART, IN_EIGHTHS, ALL)
+    check(impl, TOKEN, APART, OPPOSED, ALL)
 
 
 NOTHING = [

@@ -38,6 +38,7 @@ DOCUMENTS = [
 BEFORE = [
     document("d", "new at first @3", "neon one @9", "argon two @8", text="y"),
     document("e#0", "neon three @7", group="board"),
+    Document("é", "xenonfivesixten neon four @6", {}),  # what stays is at another place
     document("gone", "neon gone @2"),
 ]
 HOW = pytest.mark.parametrize("saved", [False, True], ids=["the same index", "saved and loaded"])

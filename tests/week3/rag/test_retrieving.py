@@ -184,6 +184,10 @@ def test_the_question_is_a_query(impl, retrieval):
     assert_equal(
         sorted({*caller.tokenized} - {*questions}), [], "texts that were tokenised and are no questions"
     )
+    if retrieval != "bm25":
+        caller.forget()
+        pipeline(impl, caller, retrieval=retrieval).retrieve("one ?1")
+        assert_equal(caller.embedded, [(["one ?1"], "query")], "calls of the embedder where nothing is")
     assert all(best), f"texts found: expected one for each question, got {best}"
     if retrieval == "dense":
         assert_equal(best[0], [WORDS[2]], "the best text for the first question")
@@ -287,6 +291,9 @@ def test_a_reranker_fails(impl, how):
     assert_equal(
         (answer.chunks, answer.problems), (plain.chunks, ["rerank"]), "chunks and problems of the answer"
     )
+    options |= {"k": 9, "min_score": 1 / 50}
+    made = pipeline(impl, Caller(), *lines_of(*WORDS), rerank=FAILING[how], **options)
+    assert_equal(sorted(texts(made.retrieve("one two ?1").chunks)), WORDS[:4], "texts that both have found")
 
 
 @requirement("RAG-44")

@@ -200,6 +200,7 @@ def test_adding_and_removing_are_as_building_anew(impl, seed, metric):
 def test_what_is_added_again_is_in_its_place(impl):
     index = filled(impl, AXES, metadata=[{"n": 1}, {"n": 2}, {"n": 3}])
     index.add(["a"], f32([0, 1]))
+    index.add([], np.zeros((0, 2), np.float32))
     assert_equal((index.ids(), index.get(["a", "b"])), (["a", "b", "c"], [{}, {"n": 1}]), "ids and metadata")
     assert_equal(ids_of(index.search(f32([0, 1]), 5)[0]), ["a", "c", "b"], "ids found")
     assert_equal(
@@ -219,7 +220,7 @@ def test_who_is_not_there_cannot_be_removed(impl, ids):
         (index.ids(), index.get(["c", "a"])), (["a", "b", "c"], [{"n": 3}, {"n": 2}]), "ids, metadata"
     )
     assert_equal(ids_of(index.search(Q, 3)[0]), ["a", "b", "c"], "ids found")
-    index.remove(["a"])
+    index.remove(["a", "a"])
     for call in (index.remove, index.get):
         with refused(UnknownDocument):
             call(["a"])
@@ -264,6 +265,7 @@ def test_bad_vectors_are_refused(impl):
         ("vectors/ids", {"vectors": two[:1], "ids": new}),
         ("vectors/ids", {"vectors": f32([1, 0], [0, 1], [1, 1]), "ids": new}),
         ("ids", {"ids": ["c", "c"]}),
+        ("metadata", {"ids": new, "metadata": []}),
         ("metadata", {"ids": new, "metadata": [{}]}),
         ("metadata", {"ids": new, "metadata": [{}, {}, {}]}),
         *(("vectors", {"ids": new, "vectors": f32([1, 0], [0, bad])}) for bad in (np.nan, np.inf, -np.inf)),

@@ -67,6 +67,13 @@ def test_scores_of_the_example(impl, options):
     check(impl, RARE, ("d", "b"), **options)
 
 
+@requirement("RAG-06")
+def test_a_token_is_equal_to_itself_alone(impl):
+    tokens = ("a", "A", "é", "e\u0301", "", " ", "a b", "ß", "ss", "1", "1.0", "\U0001d11e")
+    documents = {f"d{i}": (each, *tokens[:i]) for i, each in enumerate(tokens)}
+    check(impl, documents, tokens)
+
+
 # RAG-07
 
 VARIANTS = ["robertson", "atire", "bm25l", "bm25+", "okapi"]
@@ -219,6 +226,8 @@ def test_documents_come_and_go(impl):
     index.add({"d0": ("d",)})
     index.add({})
     index.remove([])
+    index.add({"d4": ("a", "d")})
+    index.remove(["d4", "d4"])
     changed = {**DOCUMENTS, "d0": ("d",)}
     (scores, _), allowed = words_scores(changed, [("a", "d"), ("d",)])
     assert_scores(index.scores(("a", "d")), scores, allowed)
