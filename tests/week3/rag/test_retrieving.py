@@ -184,10 +184,6 @@ def test_the_question_is_a_query(impl, retrieval):
     assert_equal(
         sorted({*caller.tokenized} - {*questions}), [], "texts that were tokenised and are no questions"
     )
-    if retrieval != "bm25":
-        caller.forget()
-        pipeline(impl, caller, retrieval=retrieval).retrieve("one ?1")
-        assert_equal(caller.embedded, [(["one ?1"], "query")], "calls of the embedder where nothing is")
     assert all(best), f"texts found: expected one for each question, got {best}"
     if retrieval == "dense":
         assert_equal(best[0], [WORDS[2]], "the best text for the first question")
