@@ -9,19 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from os.path import commonprefix
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from spec import InvalidArgument, NotSupported
 from spec.agent import Schema
 
 from .checks import check_eos, expect
 from .grammar import grammar
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
 
 State = bytes | None  # None: an eos was written
 
@@ -99,9 +96,7 @@ class JsonConstraint:
             raise NotSupported(f"schema: expected one that llguidance can follow, and {error}")
 
 
-def _matcher(text: str, backend: "LLTokenizer") -> "LLMatcher":
-    from llguidance import LLMatcher, LLParserLimits
-
+def _matcher(text: str, backend: LLTokenizer) -> LLMatcher:
     limits = LLParserLimits(max_items_in_row=_MOST, step_max_items=_MOST, step_lexer_fuel=_MOST)
     return LLMatcher(backend, text, log_level=0, limits=limits)
 
@@ -113,7 +108,7 @@ class Tokens:
     copies, originals: ids that are written like earlier ones, and these. of_byte: the ids of single bytes.
     """
 
-    backend: "LLTokenizer"
+    backend: LLTokenizer
     copies: list[int]
     originals: list[int]
     of_byte: list[int]
@@ -121,8 +116,6 @@ class Tokens:
 
 @lru_cache(_VOCABULARIES)
 def _tokens(vocabulary: tuple[bytes, ...], eos: frozenset[int]) -> Tokens:
-    from llguidance import LLTokenizer
-
     first: dict[bytes, int] = {}
     words: list[bytes] = []  # b"": never allowed
     copies, originals = [], []

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from runtime import blas
+
 from . import output, rag
 from .agent_eval import evaluate
 from .generate import DEFAULT_MODEL
@@ -75,11 +77,8 @@ def ask(
     if not text.strip():
         output.end("question: expected words, got an empty text", output.USAGE)
     path = installed(model)
-    rag.load_blas()
-    with output.models_needed(), output.needed("agent", "Constrained calls"):
-        if not unconstrained:
-            import llguidance  # noqa: F401  # else imported, and missed, as late as the constraint is made
-
+    blas.preload()
+    with output.models_needed():
         from solution.agent import Agent, Toolbox
         from solution.agent.agent import definition
         from solution.agent.clock import real_clock
@@ -95,11 +94,12 @@ def ask(
         box = Toolbox(given, clock=clock, uniform=random.random, approve=talk.approves, max_result=MAX_RESULT)
         options = {"constrained": not unconstrained, "say": talk.say}
         talk.writer = Writer.open(path, [definition(tool) for tool in given], max_tokens, **options)
+    except SpecError as error:
+        output.end(str(error), output.USAGE)
+    try:
         talk.trace = None if trace is None else Trace(trace)
     except OSError as error:
         output.end(f"--trace: {trace}: {error.strerror}", output.USAGE)
-    except SpecError as error:
-        output.end(str(error), output.USAGE)
     made = Agent(talk.model, box, new_id=_new_id, limits=Limits(model_calls=max_calls), on_event=talk.hears)
     begun = time.monotonic()
     try:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import output, rag
+from runtime import blas
+
+from . import output
 from .generate import DEFAULT_MODEL
 from .models import installed
 
@@ -34,10 +36,8 @@ def evaluate(
     Ctrl-C shows what was measured so far.
     """
     path, folder = installed(model), installed(QUESTIONS)
-    rag.load_blas()
-    with output.models_needed(), output.needed("agent", "Constrained calls"):
-        import llguidance  # noqa: F401  # which is imported late, and would be missed in a run
-
+    blas.preload()
+    with output.models_needed():
         from solution.agent.evaluating import Subject, answers, draw, summary
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 

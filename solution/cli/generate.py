@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runtime import downloads
+from runtime import blas, downloads
 
 from . import output
 from .models import installed
@@ -62,8 +62,6 @@ def generate_text(
     """Let a model go on from a text, token by token."""
     path = installed(model)
     text = sys.stdin.read() if prompt == "-" else prompt
-    from runtime import blas
-
     blas.preload()
     with output.models_needed():
         from solution.models import load

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -49,16 +49,12 @@ def bar(name: str, *columns: "ProgressColumn") -> Iterator[Callable[[int, int], 
 
 
 @contextmanager
-def needed(extra: str, who: str) -> Iterator[None]:
-    """Around imports of what an extra brings. who: needs it, in the plural."""
+def models_needed() -> Iterator[None]:
+    """Around imports of what an extra brings."""
     try:
         yield
     except ModuleNotFoundError as error:
-        end(f"{error.name} is not installed. {who} need it: pip install -e '.[{extra}]'", USAGE)
-
-
-def models_needed() -> AbstractContextManager[None]:
-    return needed("models", "Models")
+        end(f"{error.name} is not installed. Models need it: pip install -e '.[models]'", USAGE)
 
 
 def end(sentence: str, code: int) -> NoReturn:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runtime import blas
+
 from . import output
 from .models import installed
 
@@ -87,7 +89,7 @@ def ask(
     if not store.exists():  # before a model is loaded
         output.end(nothing_there, output.USAGE)
     path = installed(model)
-    load_blas()
+    blas.preload()
     with output.models_needed():
         from solution.rag.writing import Writer
 
@@ -185,18 +187,11 @@ def _without_errno(error: OSError, store: Path) -> str:
 
 def _embedder(name: str) -> "Embedder":
     path = None if name == HASHING else installed(name)
-    load_blas()
+    blas.preload()
     from solution.rag import embedders
 
     with output.models_needed():
         return embedders.hashing() if path is None else embedders.encoder(path)
-
-
-def load_blas() -> None:
-    """Before MLX is imported."""
-    from runtime import blas
-
-    blas.preload()
 
 
 def _bar(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
