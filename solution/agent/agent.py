@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from spec.agent import Event, Limits, Message, Reply, Run, Tool
+from spec.agent import Event, Limits, Message, Reply, Run, Schema, Tool
 
 from .checks import check_format, check_limits, check_messages, expect
 from .journal import Counts, Journal
@@ -56,5 +56,9 @@ class Agent:
 
 def definition(tool: Tool) -> dict[str, Any]:
     """What a model is told of it."""
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return told_of(tool.name, tool.description, tool.parameters)
+
+
+def told_of(name: str, description: str, parameters: Schema) -> dict[str, Any]:
+    function = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": function}

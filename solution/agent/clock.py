@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from math import inf
 from threading import Event, Thread
 from typing import Any
@@ -35,7 +35,7 @@ def real_clock(cancelled: Event) -> Clock:
                 raise TimeoutError(f"longer than {timeout:g} s")
             if cancelled.is_set():
                 raise Cancelled("The run was cancelled.")
-            _wait(found, min(left, _LOOK))
+            wait([found], min(left, _LOOK))
         return found.result()
 
     return Clock(time.monotonic, sleep, call)
@@ -46,9 +46,3 @@ def _into(found: "Future[Any]", function: Function, arguments: dict[str, Any], c
         found.set_result(function(arguments, context))
     except BaseException as error:  # the caller's thread raises it
         found.set_exception(error)
-
-
-def _wait(found: "Future[Any]", seconds: float) -> None:
-    ended = Event()
-    found.add_done_callback(lambda _: ended.set())
-    ended.wait(seconds)

@@ -13,6 +13,7 @@ from solution.models.tokenizer import Tokenizer
 from solution.models.vocabulary import Vocabulary, read_vocabulary
 from spec.agent import Reply
 
+from .agent import told_of
 from .hermes import START
 from .judging import SETS, Question, is_right, is_valid, json_schema, narrowed, read_bfcl
 from .parsing import parse_tool_calls
@@ -54,14 +55,7 @@ def draw(folder: Path, limit: int, seed: int) -> list[tuple[str, Question]]:
 def definitions(question: Question) -> Definitions:
     """Its functions as an agent gives them to its model."""
     return [
-        {
-            "type": "function",
-            "function": {
-                "name": name,
-                "description": function["description"],
-                "parameters": narrowed(json_schema(function["parameters"])),
-            },
-        }
+        told_of(name, function["description"], narrowed(json_schema(function["parameters"])))
         for name, function in question.functions.items()
     ]
 

@@ -33,6 +33,16 @@ def grammar(schema: Schema) -> str:
     return "\n".join(['%llguidance {"no_forcing": true}', f"start: {start}", *lines])
 
 
+def an_object(properties: Mapping[str, Schema]) -> Schema:
+    """The schema of one that has all of these, and no other."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [*properties],
+        "additionalProperties": False,
+    }
+
+
 def _rule(schema: Schema, rules: list[str]) -> str:
     """The name of the rule of the values that a schema accepts."""
     rules.append(_body(schema, rules))

@@ -17,6 +17,7 @@ from spec.agent import Tool, ToolContext
 
 from .arithmetic import calculate
 from .checks import expect
+from .grammar import an_object
 
 MOST_FILES, MOST_LINES = 500, 200  # that are shown at once
 LONGEST_LINE, MOST_LINE = 1_000, 10**9  # characters; the number of a line
@@ -67,13 +68,7 @@ def tool(
     name: str, description: str, function: Callable[[dict[str, Any], ToolContext], str], **properties: Any
 ) -> Tool:
     """One that takes all of these properties, and may be called again."""
-    parameters = {
-        "type": "object",
-        "properties": properties,
-        "required": [*properties],
-        "additionalProperties": False,
-    }
-    return Tool(name, description, parameters, function, idempotent=True)
+    return Tool(name, description, an_object(properties), function, idempotent=True)
 
 
 def _list(root: Path) -> str:

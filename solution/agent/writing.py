@@ -19,7 +19,7 @@ from spec import ContextTooLong, NotSupported
 from spec.agent import Message, Reply, Schema
 
 from .constraint import JsonConstraint
-from .grammar import grammar
+from .grammar import an_object, grammar
 from .hermes import END, START
 from .leaning import Reader, tool_for
 from .prompt import Definitions, told, with_values
@@ -174,16 +174,7 @@ def calls_of(tools: Definitions) -> Schema:
             raise NotSupported(f"tool {function['name']}: {error}") from None
     return {
         "anyOf": [
-            _an_object({"name": {"enum": [each["name"]]}, "arguments": each["parameters"]})
+            an_object({"name": {"enum": [each["name"]]}, "arguments": each["parameters"]})
             for each in functions
         ]
-    }
-
-
-def _an_object(properties: dict[str, Schema]) -> Schema:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": [*properties],
-        "additionalProperties": False,
     }
