@@ -19,6 +19,7 @@ from grading.report import Report, RequirementResult, TopicResult
 from grading.report import TestResult as Verdict
 from grading.requirements import by_id, requirements, topics
 from runtime import environment
+from tests.suite.machine import slowness
 
 MAIN = "from grading.cli import main; main()"
 
@@ -89,7 +90,8 @@ def test_help_comes_in_three_tenths_of_a_second():
         ended = os.times()
         return ended.children_user + ended.children_system - begun.children_user - begun.children_system
 
-    assert min(seconds() for _ in range(5)) < 0.3
+    slow = slowness()
+    assert min(seconds() for _ in range(5)) < 0.3 * max(slow, slowness())
 
 
 def test_help_loads_nothing_heavy():
