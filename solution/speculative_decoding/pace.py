@@ -5,32 +5,29 @@ from bisect import bisect_left
 from .worth import expected_tokens
 
 FORGET = 0.95  # what an earlier verdict still counts, after each later one
-FIRST_PAUSE, LONGEST_PAUSE = 16, 64  # steps without a draft before the next trial: doubled after each in vain
-HOPE = 0.7  # rate of acceptance for which a trial is made
+FIRST_PAUSE, LONGEST_PAUSE = 8, 32  # steps without a draft before the next trial: doubled after each in vain
 
 
 class Pace:
     """gamma(): how many tokens to draft next. ended(…): what came of it; judged(…): without its time.
 
-    What a step costs is known for each number of drafted tokens that there was, and read off a line through
-    two of them for the others: the second token may cost as much as the first, and the next four nothing.
+    A trial is one token; what more of them cost is found out when it was right. What a step costs is known
+    for each number of drafted tokens that there was, and read off a line through two of them for the others:
+    the second token may cost as much as the first, and the next four nothing.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.costs: dict[int, float] = {}  # seconds of a step by drafted tokens
         self.tried, self.right = 1.0, 0.5  # verdicts, as if half of one had been good
-        self.idle, self.pause = 0, FIRST_PAUSE
+        self.idle = self.pause = FIRST_PAUSE
+        self.all_right = False  # the last draft
 
     def gamma(self) -> int:
-        rate = self.right / self.tried
-        if not any(self.costs):  # what a draft costs is found out by those who have not been wrong
-            best, trial = self.most if rate >= 0.5 else 0, self.most
-        elif 0 not in self.costs:
-            return 0
-        else:
-            best, trial = self._best(rate), self._best(HOPE) or min(1, self.most)
-        return trial if best == 0 and self.idle >= self.pause else best
+        if self.all_right and self.most not in self.costs:
+            return self.most
+        best = self._best(self.right / self.tried) if 0 in self.costs and len(self.costs) > 1 else 0
+        return min(1, self.most) if best == 0 and self.idle >= self.pause else best
 
     def ended(self, proposed: int, accepted: int, seconds: float) -> None:
         before = self.costs.get(proposed, seconds)
@@ -44,8 +41,9 @@ class Pace:
         verdicts = min(accepted + 1, proposed)
         self.tried = self.tried * FORGET**verdicts + verdicts
         self.right = self.right * FORGET**verdicts + accepted
+        self.all_right = accepted == proposed
         if self.idle >= self.pause:
-            self.pause = FIRST_PAUSE if accepted == proposed else min(2 * self.pause, LONGEST_PAUSE)
+            self.pause = FIRST_PAUSE if self.all_right else min(2 * self.pause, LONGEST_PAUSE)
         self.idle = 0
 
     def _best(self, rate: float) -> int:
