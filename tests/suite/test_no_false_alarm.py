@@ -1,7 +1,7 @@
 """Right implementations pass every test, whatever the seed, the framework and the isolation.
 
-One seed is fixed, the other is the commit's, which also says whose turn it is behind the boundary: in time, all
-are tried. The solution is judged in process by tests/week3 itself, and behind the boundary by CI's last step.
+One seed is fixed, the other is the commit's, which also says whose turn it is behind the boundary: in time,
+all are tried. In process the solution is judged by tests/week3, behind the boundary by the last step of CI.
 """
 
 import subprocess
