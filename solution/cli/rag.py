@@ -42,7 +42,8 @@ def ingest(
 ) -> None:
     """Take in text, Markdown, HTML and PDF.
 
-    What is there already is not read by the model again. A file that cannot be read is told and skipped."""
+    What is there already is not read by the model again. A file that cannot be read is told and skipped; what
+    it said before stays until it can be read again, or is gone."""
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         output.end(f"PATH: expected files or folders, not there: {', '.join(missing)}", output.USAGE)

@@ -84,7 +84,8 @@ class Collection:
         self.pipeline.ingest([_document(file, "", self._empty[file]) for file in unknown])
 
     def ingest(self, paths: Sequence[Path], progress: Callable[[int, int], None]) -> Report:
-        """Files, and those below folders; what was found below a folder before and is gone is removed.
+        """Files, and those below folders; what was found below a folder before and is gone is removed. Of a
+        file that can no longer be read what it said before stays: it may be locked, or half written.
 
         progress: called with how many files are done and how many there are. Ctrl-C ends it between two
         files: what was done is kept.
@@ -115,12 +116,13 @@ class Collection:
         return f"{shown}:{number}" if source.unit == "line" else f"{shown}, {source.unit} {number}"
 
     def _ingest(self, files: Sequence[Path], report: Report) -> None:
-        documents = []
+        documents, known = [], self.pipeline.documents()
         for path in files:
             try:
                 source = read(path)
             except (UnreadableFile, OSError) as error:
-                report.skipped[str(path)] = str(error)
+                stays = "; what it said before stays" if str(path) in known else ""
+                report.skipped[str(path)] = f"{error}{stays}"
                 continue
             places = asdict(source)
             version = hashlib.sha256(json.dumps(places).encode()).hexdigest()[:VERSION]

@@ -93,6 +93,22 @@ def test_a_bad_file_is_told_and_the_rest_lands(rag, files):
     assert "bad.txt: not UTF-8: byte 3" in text and "bad.pdf: no PDF" in pdf
 
 
+def test_a_file_that_can_no_longer_be_read_keeps_what_it_said(rag, files, tmp_path):
+    rag("ingest", files)
+    (files / "ships.txt").write_bytes(b"caf\xe9")
+    (files / "new.txt").write_bytes(b"caf\xe9")
+    ran = rag("ingest", files)
+    assert ran.out == "0 added, 0 changed, 2 unchanged, 0 removed, 2 skipped\n"
+    new, ships = ran.err.splitlines()
+    assert new.endswith("new.txt: not UTF-8: byte 3")
+    assert ships.endswith("ships.txt: not UTF-8: byte 3; what it said before stays")
+    collection = Collection(tmp_path / "store", embedders.hashing(), "hashing")
+    (chunk, *_) = collection.pipeline.retrieve("The Halcyon carries tin").chunks
+    assert collection.place(chunk) == "files/ships.txt:1"
+    (files / "ships.txt").unlink()
+    assert names(report(rag("ingest", files, "--json"))["removed"]) == ["ships.txt"]
+
+
 def test_ctrl_c_keeps_what_was_done(rag, files, monkeypatch):
     whole = Collection._ingest
 
