@@ -246,14 +246,15 @@ def crashes(states):
     return list(found.values())
 
 
-def damages(files):
-    """(what was done, files): of one file a byte changed, two neighbours swapped, cut short, or gone."""
+def damages(files, places):
+    """(what was done, files): of one file a byte changed, at each of about so many places, two neighbours
+    swapped, at a tenth of them, cut short, or gone."""
     for name, data in files.items():
         others = {other: files[other] for other in files if other != name}
-        for at in range(0, len(data), max(len(data) // 150, 1)):
+        for at in range(0, len(data), max(len(data) // places, 1)):
             flipped = data[at] ^ (1, 2, 0x10, 0x80, 0xFF)[at % 5]
             yield f"byte {at} of {name!r} changed", others | {name: with_bytes(data, at, [flipped])}
-        for at in range(0, len(data) - 1, max(len(data) // 15, 1)):
+        for at in range(0, len(data) - 1, max(10 * len(data) // places, 1)):
             if data[at] != data[at + 1]:
                 swapped = with_bytes(data, at, [data[at + 1], data[at]])
                 yield f"bytes {at} and {at + 1} of {name!r} swapped", others | {name: swapped}

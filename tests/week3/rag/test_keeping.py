@@ -224,13 +224,24 @@ def test_a_failed_save_loses_nothing(impl, old):
 @pytest.mark.parametrize("before", [None, OLD], ids=["nothing before", "an older one"])
 def test_damage_is_told(impl, before):
     disk = saved(impl, *([] if before is None else [before]), NEW)
-    NEW.assert_in(impl.load_index(disk.storage))
-    for what, damaged in damages(disk.files):
+    assert_damage_is_told(impl, disk.files, NEW, places=150)
+
+
+@requirement("RAG-23")
+def test_damage_far_into_a_long_file_is_told(impl):
+    """64 KiB of vectors, whole numbers, so that another digit is another number; a place every 2 KiB."""
+    long = Kept({f"v{i:03}": np.arange(i, i + 64) % 10 for i in range(256)}, metric="ip", dim=64)
+    assert_damage_is_told(impl, saved(impl, long).files, long, places=40)
+
+
+def assert_damage_is_told(impl, files, kept, places):
+    kept.assert_in(load(impl, files))
+    for what, damaged in damages(files, places):
         try:
             index = load(impl, damaged)
         except DamagedIndex:
             continue
         except NothingSaved as error:
-            assert len(damaged) < len(disk.files), f"{what}: expected DamagedIndex, got {error!r}"
+            assert len(damaged) < len(files), f"{what}: expected DamagedIndex, got {error!r}"
             continue
-        NEW.assert_in(index, f"the index with {what}")
+        kept.assert_in(index, f"the index with {what}")
