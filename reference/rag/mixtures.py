@@ -4,6 +4,8 @@ import numpy as np
 
 from .basics import WORK, expect
 
+logsumexp = np.logaddexp.reduce  # of −inf alone −inf
+
 
 def rag_sequence_log_prob(doc_scores, token_log_probs, mask):
     weights, tokens = logarithms(doc_scores, token_log_probs, mask)
@@ -23,8 +25,3 @@ def logarithms(doc_scores, token_log_probs, mask):
     expect(token_log_probs.shape == shape, "token_log_probs", f"shape {shape}", token_log_probs.shape)
     scores = doc_scores.astype(WORK)
     return scores - logsumexp(scores), token_log_probs[:, mask].astype(WORK)
-
-
-def logsumexp(x):
-    most = x.max()
-    return most if np.isneginf(most) else most + np.log(np.exp(x - most).sum())
