@@ -155,7 +155,8 @@ class RagPipeline:
         by_words = allowed(self.words.search(tokens, ALL))
         by_vectors = [] if vector is None else allowed(self.index.search(vector, ALL)[0])
         if self.config.retrieval == "hybrid":
-            return reciprocal_rank_fusion([[hit.id for hit in hits] for hits in (by_words, by_vectors)])
+            rankings = [[hit.id for hit in hits] for hits in (by_words, by_vectors)]
+            return reciprocal_rank_fusion(rankings, k=10)
         return by_words if self.config.retrieval == "bm25" else by_vectors
 
     def reranked(self, question, hits, chunks, timings, problems):

@@ -12,6 +12,8 @@ from spec.rag import Hit
 from .checks import expect, on_host
 from .ranking import hits
 
+HYBRID = 10  # k where words and vectors are fused: what both have among their first 11 beats one's first
+
 
 def reciprocal_rank_fusion(
     rankings: Sequence[Sequence[str]], *, k: float = 60, weights: Sequence[float] | None = None

@@ -12,7 +12,7 @@ import numpy as np
 
 from spec.rag import Embedder
 
-from .fusion import reciprocal_rank_fusion
+from .fusion import HYBRID, reciprocal_rank_fusion
 from .measures import evaluate
 from .vectors import VectorIndex
 from .words import BM25, words
@@ -73,7 +73,7 @@ def judge(
         embedded = perf_counter()
         by_vectors = [hit.id for hit in index.search(vector, FOUND)[0]]
         found = perf_counter()
-        both = [hit.id for hit in reciprocal_rank_fusion([by_words, by_vectors])][:FOUND]
+        both = [hit.id for hit in reciprocal_rank_fusion([by_words, by_vectors], k=HYBRID)][:FOUND]
         fused = perf_counter()
         for method, ranking in zip(runs, (by_words, by_vectors, both), strict=True):
             runs[method][query] = ranking

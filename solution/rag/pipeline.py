@@ -20,7 +20,7 @@ from spec.rag import Answer, Chunk, Document, Embedder, Hit, Ingested, Metadata,
 from .checks import expect, expect_there
 from .chunks import check_cutting, split
 from .conditions import compiled, equal
-from .fusion import reciprocal_rank_fusion
+from .fusion import HYBRID, reciprocal_rank_fusion
 from .packing import check_packing, citations, pack_context
 from .vectors import VectorIndex
 from .words import BM25
@@ -202,7 +202,8 @@ class RagPipeline:
         by_words = [] if retrieval == "dense" else self._words.search(tokens, count, among=among)
         by_vectors = [] if vector is None else self._index.search(vector, count, among=among)[0]
         if retrieval == "hybrid":
-            return reciprocal_rank_fusion([[hit.id for hit in hits] for hits in (by_words, by_vectors)])
+            rankings = [[hit.id for hit in hits] for hits in (by_words, by_vectors)]
+            return reciprocal_rank_fusion(rankings, k=HYBRID)
         return by_words if retrieval == "bm25" else by_vectors
 
     def _reranked(

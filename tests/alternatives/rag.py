@@ -615,7 +615,7 @@ class RagPipeline:
                 found += now.vectors.search(query, c.candidates, among=allowed)
             hits = found[0]
             if c.retrieval == "hybrid":
-                hits = reciprocal_rank_fusion([[hit.id for hit in ranking] for ranking in found])
+                hits = reciprocal_rank_fusion([[hit.id for hit in ranking] for ranking in found], k=10)
         if hits and self._rerank is not None:
             with stage("rerank"):
                 again = self._reranked(question, [now.chunks[hit.id].text for hit in hits])

@@ -9,10 +9,13 @@ from grading.matching import assert_matches
 from grading.tolerance import allowance
 from grading.truth import Expected
 from solution.models import load
+from solution.rag import embedders
+from solution.rag.judging import Judged, judge
 from spec.long_context import YaRN
 from tests.suite.outside import outside
 from tests.suite.test_oracles_models import arrays, ids, rope, tiny_decoder, truth
 from tests.week3 import bench_long_context_quality as bench
+from tests.week3 import bench_rag
 
 VOCAB, TRAINED = 37, 16
 
@@ -88,3 +91,17 @@ def test_the_page_and_its_figure_are_written(monkeypatch, tmp_path):
     assert "| YaRN | 11 | 11 | 11 | 11 | 11 | 11 |" in page
     assert "](long_context_quality.png)" in page
     assert (tmp_path / "long_context_quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_retrieval_is_judged_by_libraries_as_by_the_solution():
+    """One query meets no word, and nothing is relevant to it: where all are level, any order is right."""
+    rng = np.random.default_rng(0)
+    words = [f"{a}{b}" for a in "bcdfg" for b in "aeiou"]
+    documents = {f"d{i}": " ".join(rng.choice(words, rng.integers(5, 30))) for i in range(120)}
+    queries = {f"q{i}": " ".join(rng.choice(words, 4)) for i in range(20)} | {"unmet": "zz"}
+    qrels = {each: {f"d{d}": int(rng.integers(0, 3)) for d in rng.choice(120, 40)} for each in queries}
+    qrels["unmet"] = {"d0": 0}
+    collection, embedder = Judged(documents, queries, qrels), bench_rag.remembering(embedders.hashing())
+    ours = judge(collection, embedder, lambda done, total: None)
+    for method, theirs in bench_rag.judged_by_libraries(collection, embedder).items():
+        assert 0 < theirs < 1 and abs(ours[method]["nDCG@10"] - theirs) <= bench_rag.NEAR, method

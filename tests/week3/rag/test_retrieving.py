@@ -91,7 +91,7 @@ def assert_fused(made, question, k, candidates, lines=WORDS):
     words_first, _ = by_words(question, lines)
     way = -1 if "?-1" in question else 1
     vectors_first = sorted(lines, key=lambda line: (-way * int(line.partition("@")[2]), line))
-    fused = TRUTH.reciprocal_rank_fusion([list(words_first)[:candidates], vectors_first[:candidates]], k=60)
+    fused = TRUTH.reciprocal_rank_fusion([list(words_first)[:candidates], vectors_first[:candidates]], k=10)
     assert_hits(hits_of(made.retrieve(question)), fused[:k], f"what {question!r} finds")
 
 
@@ -205,7 +205,7 @@ def test_conditions_hold_before_anything_is_chosen(impl, retrieval, candidates, 
     """All of the board's match better."""
     made = pipeline(impl, Caller(), *BOARD, *STAFF, retrieval=retrieval, candidates=candidates, k=k)
     rankings = [STAFF_BY_WORDS[:candidates], STAFF_BY_VECTORS[:candidates]]
-    fused = [hit.id for hit in TRUTH.reciprocal_rank_fusion(rankings)]
+    fused = [hit.id for hit in TRUTH.reciprocal_rank_fusion(rankings, k=10)]
     expected = {"bm25": rankings[0], "dense": rankings[1], "hybrid": fused}[retrieval][:k]
     for where in ({"group": "staff"}, {"group": {"$ne": "board"}}, {"$not": {"year": {"$gte": 0}}}):
         found_ids = [hit.id for hit in hits_of(made.retrieve("neon ?1", where=where))]
@@ -287,7 +287,7 @@ def test_a_reranker_fails(impl, how):
     assert_equal(
         (answer.chunks, answer.problems), (plain.chunks, ["rerank"]), "chunks and problems of the answer"
     )
-    options |= {"k": 9, "min_score": 1 / 50}
+    options |= {"k": 9, "min_score": 1 / 10}
     made = pipeline(impl, Caller(), *lines_of(*WORDS), rerank=FAILING[how], **options)
     assert_equal(sorted(texts(made.retrieve("one two ?1").chunks)), WORDS[:4], "texts that both have found")
 
@@ -298,7 +298,7 @@ def test_the_embedder_fails_for_a_question(impl):
     made = pipeline(impl, caller, *lines_of(*WORDS), retrieval="hybrid")
     question = "one two fails ?1"
     ranking, allowed = by_words(question)
-    expected = TRUTH.reciprocal_rank_fusion([list(ranking), []])
+    expected = TRUTH.reciprocal_rank_fusion([list(ranking), []], k=10)
     for _ in range(2):
         retrieved = made.retrieve(question)
         assert_hits(hits_of(retrieved), expected)
@@ -312,7 +312,7 @@ def test_both_fail(impl):
     made = pipeline(impl, Caller(), *lines_of(*WORDS), retrieval="hybrid", rerank=raises)
     retrieved = made.retrieve("one two fails ?1")
     ranking, _ = by_words("one two")
-    assert_hits(hits_of(retrieved), TRUTH.reciprocal_rank_fusion([list(ranking), []]))
+    assert_hits(hits_of(retrieved), TRUTH.reciprocal_rank_fusion([list(ranking), []], k=10))
     assert_equal(retrieved.problems, ["embed", "rerank"], "problems")
     assert_equal(made.answer("one two fails ?1").problems, ["embed", "rerank"], "problems of the answer")
 
