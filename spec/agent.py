@@ -9,9 +9,9 @@ A `Message` is a dict as chat interfaces have it: {"role": "system" | "user", "c
 {"role": "tool", "tool_call_id": …, "content": text}. Times are seconds, sizes of text are characters (code
 points). Whatever a model wrote is text until AG-09 has looked at it. Messages of another shape are nobody's.
 
-Sources: ReAct (Yao et al. 2022, arXiv 2210.03629); Hermes function calling (NousResearch); OpenAI API
-reference; JSON Schema 2020-12; Nygard, «Release It!», circuit breakers; AWS Architecture Blog, «Exponential
-backoff and jitter»; SGLang `srt/function_call`; llguidance.
+Sources: ReAct (Yao et al. 2022, arXiv 2210.03629); Hermes function calling (NousResearch); Llama 3.1 prompt
+formats (Meta); OpenAI API reference; JSON Schema 2020-12; Nygard, «Release It!», circuit breakers; AWS
+Architecture Blog, «Exponential backoff and jitter»; SGLang `srt/function_call`; llguidance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +64,7 @@ MAX_PERIOD = 4  # calls in the longest circle that detect_loop sees
 
 @dataclass(frozen=True)
 class ToolCall:
-    """id: None until the agent gives one. arguments: JSON text, possibly invalid. AG-04."""
+    """id: None until the agent gives one; AG-44 reads one. arguments: JSON text, possibly invalid. AG-04."""
 
     id: str | None
     name: str
@@ -73,7 +73,7 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ParseProblem:
-    """text: the part of the output that could not be read, in full."""
+    """text: the part of the output that could not be read, in full; in "openai" spelled in any way. AG-44."""
 
     text: str
 
@@ -291,9 +291,9 @@ class Event:
 
 
 def parse_tool_calls(text: str, format: str) -> Parsed:
-    """The calls in a model's output. AG-01 to AG-06.
+    """The calls in a model's output. AG-01 to AG-06, AG-43, AG-44.
 
-    format: "hermes" or "react". Never raises because of `text`.
+    format: "hermes", "react", "llama3" or "openai". Never raises because of `text`.
 
     Raises InvalidArgument for any other format. AG-42.
     """

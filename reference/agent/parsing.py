@@ -1,11 +1,12 @@
-"""Two ways to write a call.
+"""Four ways to write a call.
 
 A format takes from the front of a text what is certain, `take(text, ended)`: what it found, in order, and the
-text that it left. With `ended` it leaves nothing.
+text that it left. With `ended` all is certain.
 """
 
 import json
 import re
+from dataclasses import replace
 
 from spec import InvalidArgument
 from spec.agent import Parsed, ParseProblem, ToolCall
@@ -27,7 +28,7 @@ def parse_tool_calls(text, format):
 class StreamingToolParser:
     def __init__(self, format):
         expect(format in FORMATS, "format", f"one of {', '.join(FORMATS)}", format)
-        self.take = FORMATS[format]
+        self.take = FORMATS[format]()
         self.text = ""  # what was kept; None after the end
 
     def feed(self, text, ended=False):
@@ -78,8 +79,13 @@ def hermes(text, ended):
             return found, text[start:]
         found.append(item)
         text = text[start + length :]
-    kept = 0 if ended else next(n for n in range(len(START) - 1, -1, -1) if text.endswith(START[:n]))
+    kept = 0 if ended else begun(START, text)
     return [*found, text[: len(text) - kept]], text[len(text) - kept :]
+
+
+def begun(tag, text):
+    """How many characters at the end of a text may be the beginning of a tag."""
+    return next(n for n in range(len(tag) - 1, -1, -1) if text.endswith(tag[:n]))
 
 
 def block(text, ended):
@@ -119,4 +125,64 @@ def react(text, ended):
     return [content, call, ParseProblem(rest)] if rest else [content, call], ""
 
 
-FORMATS = {"hermes": hermes, "react": react}
+TAG = "<|python_tag|>"
+BARE = re.compile(rf"[{SPACE}]*(?={{)")
+BETWEEN = re.compile(rf"([{SPACE};]|{re.escape(TAG)})*")
+OBJECT_END = re.compile(rf";|{re.escape(TAG)}|\Z")
+
+
+class Llama3:
+    def __init__(self):
+        self.blank = True  # whether nothing but white space has come
+
+    def __call__(self, text, ended):
+        bare = BARE.match(text) if self.blank else None
+        if bare:  # then it is as if the tag stood there
+            text = text[: bare.end()] + TAG + text[bare.end() :]
+        content, tag, inside = text.partition(TAG)
+        if tag:
+            found, left = objects(inside, ended)
+            return [content, *found], tag + left
+        kept = 0 if ended else begun(TAG, text)
+        content, left = text[: len(text) - kept], text[len(text) - kept :]
+        self.blank = self.blank and not content.strip(SPACE)
+        return [content], left
+
+
+def objects(text, ended):
+    """The calls and problems at the front of the text, and what is left."""
+    found = []
+    while text := text[BETWEEN.match(text).end() :]:
+        value, end = first_value(text)
+        if isinstance(value, dict):
+            found.append(as_call(value) or ParseProblem(text[:end]))
+        elif ended:
+            end = OBJECT_END.search(text).start()
+            found.append(ParseProblem(text[:end].rstrip(SPACE)))
+        else:
+            break
+        text = text[end:]
+    return found, text
+
+
+def openai(text, ended):
+    if not ended:
+        return [], text
+    value, end = first_value(text.strip(SPACE))
+    message = value if isinstance(value, dict) and end == len(text.strip(SPACE)) else {}
+    content, entries = message.get("content"), message.get("tool_calls")
+    shaped = isinstance(content, str | None) and isinstance(entries, list | None)
+    if not shaped or not ("content" in message or "tool_calls" in message):
+        return [text], ""
+    return [content or "", *map(entry, entries or [])], ""
+
+
+def entry(value):
+    """The call or problem that an entry of "tool_calls" is."""
+    call = as_call(value.get("function")) if isinstance(value, dict) else None
+    if call is None:
+        return ParseProblem(json.dumps(value, ensure_ascii=False))
+    return replace(call, id=value["id"] if isinstance(value.get("id"), str) else None)
+
+
+FORMATS = {"hermes": lambda: hermes, "react": lambda: react, "llama3": Llama3, "openai": lambda: openai}

@@ -4,7 +4,7 @@ import json
 import re
 from typing import NoReturn
 
-from spec.agent import ToolCall
+from spec.agent import ParseProblem, ToolCall
 
 SPACE = " \t\n\r"  # white space of JSON
 _GAP = f"[{SPACE}]*+"
@@ -13,11 +13,14 @@ _PLAIN = r'[^"\\\x00-\x1f]*+'
 _KEY = re.compile(rf'{_GAP}"({_PLAIN}(?:\\.{_PLAIN})*+)"{_GAP}:{_GAP}')
 _NEXT = re.compile(f"{_GAP}([,}}])")
 _USUAL = re.compile(
-    rf'{_GAP}\{{{_GAP}"name"{_GAP}:{_GAP}"([^"\\\x00-\x1f]++)"{_GAP},{_GAP}"arguments"{_GAP}:{_GAP}'
+    rf'{_GAP}\{{{_GAP}"name"{_GAP}:{_GAP}"([^"\\\x00-\x1f]++)"{_GAP},{_GAP}"(?:argument|parameter)s"{_GAP}:{_GAP}'
 )
-_USUAL_END = re.compile(rf"{_GAP}\}}{_GAP}\Z")
+_USUAL_END = re.compile(rf"{_GAP}\}}{_GAP}")
+_REST = r'[^"\\]*+(?:\\.[^"\\]*+)*+'  # of a string, without its quote
+INSIDE = re.compile(_REST, re.DOTALL)
 
 Members = dict[str, tuple[object, str]]  # values of an object, and how they were written
+Found = list[str | ToolCall | ParseProblem]
 
 
 def _refuse(name: str) -> NoReturn:
@@ -25,6 +28,11 @@ def _refuse(name: str) -> NoReturn:
 
 
 _JSON = json.JSONDecoder(parse_constant=_refuse)
+
+
+def value_of(text: str) -> object:
+    """Of JSON text. Raises ValueError or RecursionError."""
+    return _JSON.decode(text)
 
 
 def front_value(text: str) -> tuple[str, int] | None:
@@ -38,27 +46,36 @@ def front_value(text: str) -> tuple[str, int] | None:
 
 
 def whole_value(text: str) -> tuple[bool, ToolCall | None]:
-    """Whether a text is one JSON value, and the call that it is.
+    """Whether a text is one JSON value, and the call that it is."""
+    found = front_object(text, 0)
+    if found is None:
+        other = front_value(text)
+        found = other and (None, _SPACE.match(text, other[1]).end())
+    if found is None or found[1] < len(text):
+        return False, None
+    return True, found[0]
 
-    An object is read member by member, because arguments stay as they were written.
+
+def front_object(text: str, at: int) -> tuple[ToolCall | None, int] | None:
+    """The call that the object here is, and where it ends, white space included; None if none is complete.
+
+    It is read member by member, because arguments stay as they were written.
     """
     try:
-        usual = _USUAL.match(text)
+        usual = _USUAL.match(text, at)
         if usual is not None:
             start = usual.end()
             value, end = _JSON.raw_decode(text, start)
-            if _USUAL_END.match(text, end):
-                return True, ToolCall(None, usual[1], _arguments(value, text[start:end]))
-        start = _SPACE.match(text).end()
-        if text.startswith("{", start):
-            members, end = _members(text, start + 1)
-        else:
-            members, end = {}, _JSON.raw_decode(text, start)[1]
+            close = _USUAL_END.match(text, end)
+            if close is not None:
+                return ToolCall(None, usual[1], _arguments(value, text[start:end])), close.end()
+        start = _SPACE.match(text, at).end()
+        if not text.startswith("{", start):
+            return None
+        members, end = _members(text, start + 1)
     except (ValueError, RecursionError):
-        return False, None
-    if _SPACE.match(text, end).end() < len(text):
-        return False, None
-    return True, _call(members)
+        return None
+    return call_of(members), _SPACE.match(text, end).end()
 
 
 def _members(text: str, at: int) -> tuple[Members, int]:
@@ -84,12 +101,24 @@ def _members(text: str, at: int) -> tuple[Members, int]:
             return found, at
 
 
-def _call(members: Members) -> ToolCall | None:
+def call_of(members: Members, id: str | None = None) -> ToolCall | None:
     name, _ = members.get("name", ("", ""))
     given = members.get("arguments") or members.get("parameters")
     if given is None or not name or not isinstance(name, str):
         return None
-    return ToolCall(None, name, _arguments(*given))
+    return ToolCall(id, name, _arguments(*given))
+
+
+def outside(plain: str) -> re.Pattern[str]:
+    """What may stand outside of strings, and the strings between that are all there."""
+    return re.compile(f'{plain}(?:"{_REST}"{plain})*+', re.DOTALL)
+
+
+def unfinished(text: str, at: int, *tags: str) -> int:
+    """Where, from `at` on, a tag begins that is not all there; the end of the text if none does."""
+    start = text.rfind("<", max(at, len(text) - max(map(len, tags))))
+    is_one = start >= 0 and any(tag.startswith(text[start:]) for tag in tags)
+    return start if is_one else len(text)
 
 
 def _arguments(value: object, text: str) -> str:

@@ -8,7 +8,7 @@ from spec import InvalidArgument
 from spec.agent import BreakerPolicy, Limits, Message, Problem, Tool
 
 NAME = re.compile("[a-zA-Z0-9_-]{1,64}")
-FORMATS = "hermes", "react"
+FORMATS = "hermes", "react", "llama3", "openai"
 LEAST_RESULT = 100  # characters of a result that is cut: 80 of them may be the note that it was
 
 

@@ -11,15 +11,11 @@ import re
 
 from spec.agent import ParseProblem, ToolCall
 
-from .blocks import whole_value
-
-Found = list[str | ToolCall | ParseProblem]
+from .blocks import INSIDE, Found, outside, unfinished, whole_value
 
 START, END = "<tool_call>", "</tool_call>"
 _TAG = re.compile(f"{START}|{END}")
-_REST = r'[^"\\]*+(?:\\.[^"\\]*+)*+'  # of a string, without its quote
-_INSIDE = re.compile(_REST, re.DOTALL)
-_OUTSIDE = re.compile(rf'[^"<\\]*+(?:"{_REST}"[^"<\\]*+)*+', re.DOTALL)  # over strings that are all there
+_OUTSIDE = outside(r'[^"<\\]*+')
 
 
 class Hermes:
@@ -37,7 +33,7 @@ class Hermes:
         while True:
             if self.block is None:
                 tag = text.find(START, at)
-                end = tag if tag >= 0 else len(text) if ended else _unfinished(text, at, START)
+                end = tag if tag >= 0 else len(text) if ended else unfinished(text, at, START)
                 if end > at:
                     found.append(text[at:end])
                 at = end
@@ -89,7 +85,7 @@ class Block:
             at = start + len(START)
         tag = _TAG.search(text, at)
         if tag is None and not ended:
-            return self.wait(text, start, _unfinished(text, at, START, END))
+            return self.wait(text, start, unfinished(text, at, START, END))
         end = len(text) if tag is None else tag.end() if tag[0] == END else tag.start()
         return ParseProblem("".join([*self.parts, text[start:end]])), text, end
 
@@ -100,7 +96,7 @@ class Block:
     def skip(self, text: str, at: int) -> int:
         """Up to what cannot be within JSON, or to the end of what is there."""
         while True:
-            at = (_INSIDE if self.in_string else _OUTSIDE).match(text, at).end()
+            at = (INSIDE if self.in_string else _OUTSIDE).match(text, at).end()
             if not text.startswith('"', at):
                 return at
             self.in_string, at = not self.in_string, at + 1
@@ -110,10 +106,3 @@ def _first(tag: str, text: str, at: int) -> int:
     """Where it is, from `at` on; the end of the text where it is not."""
     found = text.find(tag, at)
     return found if found >= 0 else len(text)
-
-
-def _unfinished(text: str, at: int, *tags: str) -> int:
-    """Where, from `at` on, a tag begins that is not all there; the end of the text if none does."""
-    start = text.rfind("<", max(at, len(text) - len(END)))
-    is_one = start >= 0 and any(tag.startswith(text[start:]) for tag in tags)
-    return start if is_one else len(text)

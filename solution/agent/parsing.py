@@ -1,13 +1,42 @@
 """Calls in a model's output, whole or while it comes."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
 from spec import InvalidArgument
 from spec.agent import Parsed, ToolCall
 
+from .blocks import Found
 from .checks import check_format
-from .hermes import Found, Hermes
-from .react import React
+from .hermes import Hermes
+from .llama3 import Llama3
+from .openai import openai
+from .react import react
 
-_READERS = {"hermes": Hermes, "react": React}
+
+class Reader(Protocol):
+    def read(self, piece: str, *, ended: bool) -> Found: ...
+
+
+class AtTheEnd:
+    """A format whose text is read once all of it is there."""
+
+    def __init__(self, found: Callable[[str], Found]) -> None:
+        self.pieces: list[str] = []
+        self.found = found
+
+    def read(self, piece: str, *, ended: bool) -> Found:
+        self.pieces.append(piece)
+        return [each for each in self.found("".join(self.pieces)) if each != ""] if ended else []
+
+
+_READERS: dict[str, Callable[[], Reader]] = {
+    "hermes": Hermes,
+    "react": partial(AtTheEnd, react),
+    "llama3": Llama3,
+    "openai": partial(AtTheEnd, openai),
+}
 
 
 def parse_tool_calls(text: str, format: str) -> Parsed:
@@ -22,7 +51,7 @@ def parse_tool_calls(text: str, format: str) -> Parsed:
 class StreamingToolParser:
     def __init__(self, format: str) -> None:
         check_format(format)
-        self._reader: Hermes | React | None = _READERS[format]()
+        self._reader: Reader | None = _READERS[format]()
 
     def feed(self, text: str) -> Found:
         return self._open().read(text, ended=False)
@@ -32,7 +61,7 @@ class StreamingToolParser:
         self._reader = None
         return found
 
-    def _open(self) -> Hermes | React:
+    def _open(self) -> Reader:
         if self._reader is None:
             raise InvalidArgument("text: expected none after close, for the output has ended")
         return self._reader

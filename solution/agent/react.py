@@ -1,27 +1,17 @@
-"""Lines of «Action:» and «Final Answer:», once all of them are there."""
+"""Lines of «Action:» and «Final Answer:»."""
 
 import re
 
 from spec.agent import ParseProblem, ToolCall
 
-from .blocks import SPACE, front_value
-from .hermes import Found
+from .blocks import SPACE, Found, front_value
 
 _OBSERVATION = re.compile("^Observation:", re.MULTILINE)
 _MARK = re.compile("^(?:Action|Final Answer):", re.MULTILINE)
 _CALL = re.compile(f"Action:([^\n]*)\n[{SPACE}]*Action Input:")
 
 
-class React:
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-
-    def read(self, piece: str, *, ended: bool) -> Found:
-        self.pieces.append(piece)
-        return [each for each in _found("".join(self.pieces)) if each != ""] if ended else []
-
-
-def _found(text: str) -> Found:
+def react(text: str) -> Found:
     invented = _OBSERVATION.search(text)
     text = text[: invented.start()] if invented else text
     mark = _MARK.search(text)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
@@ -330,7 +331,82 @@ def read_react(tape):
         tape.found.append(ParseProblem(left))
 
 
-READERS = {"hermes": read_hermes, "react": read_react}
+TAG = "<|python_tag|>"
+SEPARATOR = re.compile(r";|<\|python_tag\|>")
+
+
+def read_llama3(tape):
+    first = ""  # the first character that is not blank
+    while True:
+        first = first or tape.text.lstrip(BLANK)[:1]
+        start = tape.text.find("{" if first == "{" else TAG)
+        if start >= 0:
+            break
+        kept = 0 if tape.closed else max(n for n in range(len(TAG)) if tape.text.endswith(TAG[:n]))
+        tape.found.append(tape.cut(len(tape.text) - kept))
+        if tape.closed:
+            return
+        yield
+    tape.found.append(tape.cut(start))
+    while (yield from gap(tape)):
+        tape.cut(tape.at)
+        try:
+            call = call_of((yield from scan_members(tape, 0)))
+        except Bad:
+            while not (end := SEPARATOR.search(tape.text)) and not tape.closed:
+                yield
+            text = tape.cut(end.start() if end else len(tape.text))
+            tape.found.append(ParseProblem(text.rstrip(BLANK)))
+        else:
+            text = tape.cut(tape.at)
+            tape.found.append(call or ParseProblem(text))
+
+
+def gap(tape):
+    """The first character that is not blank, a semicolon or of a tag."""
+    while character := (yield from blank(tape)):
+        start = tape.at
+        try:
+            yield from take(tape, ";" if character == ";" else TAG)
+        except Bad:
+            tape.at = start
+            break
+    return character
+
+
+def read_openai(tape):
+    """What does not begin as an object does is content at once."""
+    first = yield from blank(tape)
+    while not tape.closed:
+        if first != "{":
+            tape.found.append(tape.cut(len(tape.text)))
+        yield
+    tape.found += read_message(tape.text)
+
+
+def read_message(text):
+    try:
+        message = decode(text)
+    except Bad:
+        return [text]
+    if not isinstance(message, dict) or not message.keys() & {"content", "tool_calls"}:
+        return [text]
+    content, entries = message.get("content"), message.get("tool_calls")
+    if not isinstance(content, str | None) or not isinstance(entries, list | None):
+        return [text]
+    return [content or "", *map(read_entry, entries or [])]
+
+
+def read_entry(value):
+    function = value.get("function") if isinstance(value, dict) else None
+    members = function.items() if isinstance(function, dict) else ()
+    call = call_of([(key, member, json.dumps(member)) for key, member in members])
+    if call is None:
+        return ParseProblem(json.dumps(value))
+    return replace(call, id=value["id"]) if isinstance(value.get("id"), str) else call
+
+
+READERS = {"hermes": read_hermes, "react": read_react, "llama3": read_llama3, "openai": read_openai}
 
 
 class StreamingToolParser:

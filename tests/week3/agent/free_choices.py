@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import replace
 
-from spec.agent import MAX_MESSAGE, Parsed, Problem, Run, Status, ToolCall, ToolResult
+from spec.agent import MAX_MESSAGE, Parsed, ParseProblem, Problem, Run, Status, ToolCall, ToolResult
 from tests.week3.agent.cases_loop import Chat
 from tests.week3.agent.cases_toolbox import World
 
@@ -40,7 +40,9 @@ class FreeChoices:
 
 def comparable(answer):
     if isinstance(answer, Parsed):
-        return answer.content, comparable(answer.calls), answer.problems
+        return answer.content, comparable(answer.calls), comparable(answer.problems)
+    if isinstance(answer, ParseProblem):
+        return replace(answer, text=respelled(answer.text))
     if isinstance(answer, ToolCall):
         return answer.id, answer.name, respelled(answer.arguments)
     if isinstance(answer, ToolResult):

@@ -423,7 +423,7 @@ def test_bad_limits_are_refused(impl, name, bad):
 def test_an_unknown_format_is_refused(impl, format):
     chat = Chat("done")
     made = toolbox(impl, chat)
-    for good in ("react", "hermes"):
+    for good in ("react", "hermes", "llama3", "openai"):
         impl.Agent(chat.model, made, new_id=chat.new_id, format=good)
     with refused(InvalidArgument, "format"):
         impl.Agent(chat.model, made, new_id=chat.new_id, format=format)

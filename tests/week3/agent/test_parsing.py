@@ -1,4 +1,4 @@
-"""Calls in what a model wrote, in both formats, and what becomes of all that is none."""
+"""Calls in what a model wrote, in blocks and in lines, and what becomes of all that is none."""
 
 import json
 
@@ -10,9 +10,15 @@ from grading.marks import requirement
 from grading.matching import assert_equal, check_refusals
 from tests.week3.agent.cases import (
     ADD,
+    CALLS,
     COMMA,
+    NO_CALLS,
+    STRANGE,
+    STRINGS,
     TEXTS,
     TRUTH,
+    VALUES,
+    WILD,
     assert_parsed,
     assert_parsed_as,
     block,
@@ -21,6 +27,7 @@ from tests.week3.agent.cases import (
 )
 
 ADDED = call("add", '{"a": 17}')
+BOTH = "hermes", "react"
 
 
 def in_both(inside):
@@ -62,23 +69,8 @@ def test_calls_and_content_in_the_order_of_the_text(impl, parts, space, last):
     assert_parsed(found, content, [call(name, f'{{"i": {i}}}') for _, name, i in parts])
 
 
-STRANGE = [
-    "</tool_call>",
-    "<tool_call>",
-    "{",
-    "}",
-    "]",
-    '"',
-    "\\",
-    "'",
-    "\n",
-    "Observation:",
-    "\nAction: x\n",
-]
-
-
 @requirement("AG-02")
-@given(value=st.lists(st.sampled_from(STRANGE), max_size=6).map("".join), format=st.sampled_from([*TEXTS]))
+@given(value=st.lists(st.sampled_from(STRANGE), max_size=6).map("".join), format=st.sampled_from(BOTH))
 @example(value="print('</tool_call>') # {", format="hermes")
 @example(value='"}}</tool_call>', format="hermes")
 @example(value="<tool_call>{", format="hermes")
@@ -92,7 +84,7 @@ def test_json_decides_where_a_value_ends(impl, value, format):
 
 
 @requirement("AG-02")
-@pytest.mark.parametrize("format", [*TEXTS])
+@pytest.mark.parametrize("format", BOTH)
 def test_values_may_be_nested_100_deep(impl, format):
     inside = '{"a": [' * 49 + '"]}"' + "]}" * 49  # 98 in the object of the call
     text = in_both(inside)[format]
@@ -103,35 +95,9 @@ def test_values_may_be_nested_100_deep(impl, format):
 
 
 @requirement("AG-03")
-@pytest.mark.parametrize(
-    ("inside", "arguments"),
-    [
-        ('{"name": "f", "arguments": {}, "parameters": {"a": 1}}', "{}"),
-        ('{"name": "f", "parameters": {"a": 1}, "arguments": null}', "null"),
-        ('{"name": "f", "parameters": {"a": 1}, "arguments": ""}', ""),
-        ('{"parameters": {"a": 1}, "name": "f"}', '{"a": 1}'),
-        ('{"name": "f", "parameters": null}', "null"),
-        ('{"id": "7", "type": "function", "arguments": {"name": 3}, "name": "f", "x": [1]}', '{"name": 3}'),
-    ],
-)
+@pytest.mark.parametrize(("inside", "arguments"), CALLS)
 def test_what_a_call_is(impl, inside, arguments):
     assert_parsed(impl.parse_tool_calls(block(inside), "hermes"), "", [call("f", arguments)])
-
-
-NO_CALLS = [
-    '{"name": "f"}',
-    '{"name": 3, "arguments": {}}',
-    '{"name": "", "arguments": {}}',
-    '{"name": null, "arguments": {}}',
-    '{"name": ["f"], "arguments": {}}',
-    '{"arguments": {}}',
-    '{"function": "f", "arguments": {}}',
-    '{"name": "f", "args": {}}',
-    '[{"name": "f", "arguments": {}}]',
-    '"f"',
-    "null",
-    "{}",
-]
 
 
 @requirement("AG-03")
@@ -141,23 +107,11 @@ def test_what_no_call_is(impl):
 
 
 @requirement("AG-04")
-@pytest.mark.parametrize("text", ['{"a": 1}', "", "hello", '{"b" :1,\n"b":2 }', '"{}"', "{", "ü\\u00fc"])
+@pytest.mark.parametrize("text", STRINGS)
 def test_a_string_is_the_text_of_the_arguments(impl, text):
     for format, written in in_both(json.dumps(text)).items():
         found = impl.parse_tool_calls(written, format)
         assert_equal([each.arguments for each in found.calls], [text], f"arguments in {format}")
-
-
-VALUES = [
-    '{"b": 1.0, "a": "ü", "c": true, "d": null}',
-    '{"a": {"z": [1, 2.5, {}], "y": ""}}',
-    '{"n": 9007199254740993, "m": -123456789012345678901234567890}',
-    r'{"a": "\"\\\n\u00fc\ud83d\ude00 😀", "ü": "{\"a\": 1}"}',
-    "[1, {}]",
-    "12",
-    "false",
-    "null",
-]
 
 
 @requirement("AG-04")
@@ -202,15 +156,6 @@ def test_a_bad_block_is_told_and_costs_nothing_else(impl, what):
 @given(text=texts("hermes"))
 def test_blocks_in_any_text(impl, text):
     assert_parsed_as(impl.parse_tool_calls(text, "hermes"), TRUTH.parse_tool_calls(text, "hermes"))
-
-
-WILD = {  # on some of these Python's parser raises what it does not promise
-    "arrays": "[" * 100_000,
-    "objects": '{"name":' * 100_000,
-    "digits": "1" * 5_000,
-    "half a pair": "\ud800\x00",
-    "half an escape": '"\\ud8',
-}
 
 
 @requirement("AG-05")
@@ -285,6 +230,6 @@ def test_no_action_raises(impl, what):
 def test_parsing_refuses(impl):
     for format in TEXTS:
         assert_parsed(impl.parse_tool_calls("x", format), "x")
-    wrong = [("format", {"format": each}) for each in ("xml", "", "Hermes", "react ")]
+    wrong = [("format", {"format": each}) for each in ("xml", "", "Hermes", "react ", "llama")]
     check_refusals(impl.parse_tool_calls, {"text": "x", "format": "hermes"}, wrong)
     check_refusals(impl.StreamingToolParser, {"format": "react"}, wrong)

@@ -9,12 +9,19 @@ from grading.matching import assert_equal, refused
 from spec import InvalidArgument
 from spec.agent import ToolCall
 from tests.week3.agent.cases import (
+    ADD,
     CODE,
     DOUBLE,
+    ENTRY,
+    PAIR,
+    SEMICOLON,
+    TAG,
     TEXTS,
     TRUTH,
     assert_calls,
     block,
+    message,
+    shown,
     texts,
 )
 
@@ -36,16 +43,12 @@ def joined(found):
     return together
 
 
-def assert_found(actual, expected):
-    """The same in the same order, but for how the arguments of calls are spelled."""
-    plain = [[call_name(each) for each in found] for found in (actual, expected)]
+def assert_found(actual, expected, format):
+    """The same in the same order, but for what may be spelled in another way."""
+    plain = [[shown(each, format) for each in found] for found in (actual, expected)]
     assert_equal(*plain, "what was returned")
     calls = [[each for each in found if isinstance(each, ToolCall)] for found in (actual, expected)]
     assert_calls(*calls)
-
-
-def call_name(found):
-    return ("call", found.name) if isinstance(found, ToolCall) else found
 
 
 @requirement("AG-07")
@@ -54,12 +57,14 @@ def call_name(found):
 def test_in_pieces_of_one_size(impl, format, size):
     for text in TEXTS[format]:
         pieces = [text[i : i + size] for i in range(0, len(text), size)]
-        assert_found(streamed(impl, format, pieces), streamed(TRUTH, format, [text]))
+        assert_found(streamed(impl, format, pieces), streamed(TRUTH, format, [text]), format)
 
 
 SHORT = {
     "hermes": f"a<{block()}b<tool_",
     "react": 'a\nAction: f\nAction Input: {"a": 1}\nso\nObservation: 4',
+    "llama3": f'a<{TAG}{ADD};{TAG}{{"a": ";"; {{}} <|',
+    "openai": " " + message(ENTRY, "3", content='"content": "a"'),
 }
 
 
@@ -69,7 +74,7 @@ def test_cut_at_each_place(impl, format):
     text = SHORT[format]
     expected = streamed(TRUTH, format, [text])
     for i in range(len(text) + 1):
-        assert_found(streamed(impl, format, [text[:i], "", text[i:]]), expected)
+        assert_found(streamed(impl, format, [text[:i], "", text[i:]]), expected, format)
 
 
 @requirement("AG-07")
@@ -78,15 +83,22 @@ def test_cut_anywhere(impl, data, format):
     text = data.draw(texts(format), "text")
     places = data.draw(st.lists(st.integers(0, len(text)), max_size=8).map(sorted), "places")
     pieces = [text[i:j] for i, j in zip([0, *places], [*places, len(text)], strict=True)]
-    assert_found(streamed(impl, format, pieces), streamed(TRUTH, format, [text]))
+    assert_found(streamed(impl, format, pieces), streamed(TRUTH, format, [text]), format)
+
+
+@requirement("AG-07")
+def test_a_brace_is_at_the_beginning_of_a_text_and_not_of_a_piece(impl):
+    for pieces in (["x", ADD], ["x\n", " \n", ADD], ["<|python", "x", "", ADD]):
+        found = streamed(impl, "llama3", pieces)
+        assert_equal(found, ["".join(pieces)], f"what {pieces} are")
 
 
 # When
 
 
-def fed(module, pieces):
+def fed(module, pieces, format="hermes"):
     """What each piece brought, and the end."""
-    parser = module.StreamingToolParser("hermes")
+    parser = module.StreamingToolParser(format)
     return [joined(parser.feed(piece)) for piece in pieces] + [joined(parser.close())]
 
 
@@ -109,7 +121,34 @@ def test_each_feed_returns_what_is_certain(impl, parts, size):
     text = "".join(parts)
     pieces = [text[i : i + size] for i in range(0, len(text), size)]
     for found, expected in zip(fed(impl, pieces), fed(TRUTH, pieces), strict=True):
-        assert_found(found, expected)
+        assert_found(found, expected, "hermes")
+
+
+@requirement("AG-08")
+def test_half_a_tag_of_llama_is_kept_and_given_back(impl):
+    found = fed(impl, ["a <|py", "thon>", " \n", "<|python_tag"], "llama3")
+    assert_equal(found, [["a "], ["<|python>"], [" \n"], [], ["<|python_tag"]], "what each piece brought")
+    found = fed(impl, [" ", "<<|", "python_tag", "<"], "llama3")
+    assert_equal(found, [[" "], ["<"], [], ["<|python_tag"], ["<"]], "what each piece brought")
+
+
+OBJECTS = [ADD, DOUBLE, PAIR, SEMICOLON, f"{CODE};"]
+
+
+@requirement("AG-08")
+@given(
+    before=st.sampled_from(["", " \n", TAG, f"x < <|python {{{TAG}", f"\n{TAG} "]),
+    objects=st.lists(st.sampled_from(OBJECTS), max_size=3),
+    between=st.sampled_from(["", "; ", "\n", f";;{TAG}"]),
+    size=st.sampled_from([1, 2, 5, 20, 70]),
+)
+@example(before=f"x{TAG}", objects=[ADD, SEMICOLON], between="; ", size=1)
+@example(before="\n", objects=[SEMICOLON, ADD], between="", size=20)
+def test_each_feed_returns_the_objects_that_are_complete(impl, before, objects, between, size):
+    text = before + between.join(objects)
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    for found, expected in zip(fed(impl, pieces, "llama3"), fed(TRUTH, pieces, "llama3"), strict=True):
+        assert_found(found, expected, "llama3")
 
 
 @requirement("AG-42")
