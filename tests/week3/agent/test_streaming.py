@@ -12,7 +12,6 @@ from tests.week3.agent.cases import (
     ADD,
     CODE,
     DOUBLE,
-    ENTRY,
     PAIR,
     SEMICOLON,
     TAG,
@@ -20,7 +19,6 @@ from tests.week3.agent.cases import (
     TRUTH,
     assert_calls,
     block,
-    message,
     shown,
     texts,
 )
@@ -64,7 +62,7 @@ SHORT = {
     "hermes": f"a<{block()}b<tool_",
     "react": 'a\nAction: f\nAction Input: {"a": 1}\nso\nObservation: 4',
     "llama3": f'a<{TAG}{ADD};{TAG}{{"a": ";"; {{}} <|',
-    "openai": " " + message(ENTRY, "3", content='"content": "a"'),
+    "openai": ' {"content": "a", "tool_calls": [{"function": {"name": "f", "arguments": ""}}, 3]}',
 }
 
 
