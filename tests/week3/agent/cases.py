@@ -110,13 +110,16 @@ NO_CALLS = [
     '{"name": ["f"], "arguments": {}}',
     '{"arguments": {}}',
     '{"function": "f", "arguments": {}}',
+    '{"type": "function", "function": {"name": "f", "arguments": {}}}',
     '{"name": "f", "args": {}}',
     '[{"name": "f", "arguments": {}}]',
     '"f"',
     "null",
     "{}",
 ]
-STRINGS = ['{"a": 1}', "", "hello", '{"b" :1,\n"b":2 }', '"{}"', "{", "ü\\u00fc"]  # as arguments
+STRINGS = [  # as arguments
+    *(" hello\n", '{"a": 1}', ' {"a": 1}\n', "", '{"b" :1,\n"b":2 }', '"{}"', "{", "ü\\u00fc")
+]
 VALUES = [  # as arguments, that are no strings
     '{"b": 1.0, "a": "ü", "c": true, "d": null}',
     '{"a": {"z": [1, 2.5, {"b": {"c": {}}}], "y": ""}}',

@@ -130,7 +130,7 @@ PAIRS = {  # name: (schema, a value that it accepts)
     "a number": ({"type": "number"}, 20.75),
     "a whole number": ({"type": "number"}, 20),
     "a truth": ({"type": "boolean"}, False),
-    "a string": (STRING, 'ü"\\/\n\x1f😀'),
+    "a string": (STRING, 'ü"\\/\n\b\f\x1f\x7f😀\U0010ffff'),
     "a list": ({"type": "array", "items": INTEGER}, [0, -7]),
     "a list of lists": ({"type": "array", "items": {"type": "array", "items": NULL}}, [[], [None]]),
     "an object": (an_object(a=INTEGER, b=STRING), {"a": 1, "b": "}"}),
@@ -149,7 +149,7 @@ PAIRS = {  # name: (schema, a value that it accepts)
 
 
 def strings():
-    return st.text('a"\\/\n\t\x00\x1f\x7f é\u2028\ud7ff\uffff😀', max_size=3)
+    return st.text('a"\\/\n\t\b\f\x00\x1f\x7f é\u2028\ud7ff\uffff😀\U00040000\U0010ffff', max_size=3)
 
 
 def numbers():

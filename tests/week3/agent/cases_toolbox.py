@@ -115,6 +115,8 @@ class World:
             raise ToolFailure(f"<<no such city {n}>>")
         if what == "error":
             raise ValueError(f"<<broken {n}>>")
+        if what == "lost":
+            raise OSError(f"<<the connection is lost {n}>>")
         if what == "cancelled":
             raise Cancelled(f"<<nobody waits {n}>>")
         if what == "nan":

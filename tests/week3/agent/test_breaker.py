@@ -26,7 +26,8 @@ FAILED, OPENED, FINE = (ERROR, 1), (OPEN, 0), (OK, 1)
 
 
 class Guarded:
-    """A toolbox of tools "search" and "fetch", which depend on "web", and "add" and "mul", which do not.
+    """A toolbox of tools "search" and "fetch", which depend on "web", as "web" does, which names nothing, and
+    "add" and "mul", which do not.
 
     Their timeout is 10 s, their breakers open for 10 s after 2 failures, unless it is said otherwise.
     """
@@ -35,7 +36,7 @@ class Guarded:
         retry = RetryPolicy(attempts=attempts, base=0.5)
         common = {"timeout": 10.0, "retry": retry, **options}
         tools = [world.tool(name, resource="web", **common) for name in ("search", "fetch")]
-        tools += [world.tool(name, **common) for name in ("add", "mul")]
+        tools += [world.tool(name, **common) for name in ("add", "mul", "web")]
         self.box = toolbox(impl, world, *tools, breaker=BreakerPolicy(failures, 10.0))
 
     def call(self, tool, *do, n=0):
@@ -85,6 +86,7 @@ def test_tools_with_one_resource_share_a_breaker(impl):
     assert_equal(made.calls("fetch", "error", "ok"), [FAILED, OPENED], "fetch")
     assert_equal(made.calls("search", "ok"), [OPENED], "search afterwards")
     assert_equal(made.calls("mul", "error", "ok"), [FAILED, FINE], "mul")
+    assert_equal(made.calls("web", "ok"), [OPENED], "the tool whose name the resource is")
     assert_equal(made.calls("add", "ok", "error", "ok"), [FINE, FAILED, FINE], "add afterwards")
 
 
@@ -134,7 +136,7 @@ def test_what_is_not_tried_counts_as_nothing(impl, refused, more):
         "denied": act(tool="add", id="no"),
         "cancelled": act("cancelled", tool="add"),
         "late": act(tool="add"),
-        "unknown": ToolCall("c", "web", "{}"),
+        "unknown": ToolCall("c", "nobody", "{}"),
     }[refused]
     assert_equal(outcome(made.call(act("error", tool="add"), run_id="r")), FAILED, "the first failure")
     for _ in range(2):

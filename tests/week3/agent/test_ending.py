@@ -38,10 +38,12 @@ def roles(found):
 @pytest.mark.parametrize("most", [0, 1, 2, 4])
 def test_the_model_is_called_so_often_and_not_once_more(impl, most):
     chat = Chat(*(asks(n=2 * i) + asks(n=2 * i + 1) for i in range(6)))
-    found = run(impl, chat, model_calls=most)
-    assert_equal(end(found), (MODEL_CALLS, most), "end, calls of the model")
-    assert_equal(outcomes(found), [FINE] * 2 * most, "results")
-    assert_equal(roles(found), ["user", *["assistant", "tool", "tool"] * most], "roles")
+    made = agent(impl, chat, events=False, model_calls=most)
+    for _ in range(2):
+        found = made.run([USER])
+        assert_equal(end(found), (MODEL_CALLS, most), "end, calls of the model")
+        assert_equal(outcomes(found), [FINE] * 2 * most, "results")
+        assert_equal(roles(found), ["user", *["assistant", "tool", "tool"] * most], "roles")
 
 
 @requirement("AG-27")
@@ -407,7 +409,15 @@ def test_spelling_is_no_way_out_of_a_circle(impl):
 
 @requirement("AG-42")
 @pytest.mark.parametrize(
-    ("name", "bad"), [("model_calls", -1), ("tokens", -1), ("seconds", -0.5), ("repeats", 1), ("parallel", 0)]
+    ("name", "bad"),
+    [
+        ("model_calls", -1),
+        ("tokens", -1),
+        ("seconds", -0.5),
+        ("repeats", 1),
+        ("repeats", -1),
+        ("parallel", 0),
+    ],
 )
 def test_bad_limits_are_refused(impl, name, bad):
     chat = Chat("done")

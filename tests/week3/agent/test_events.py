@@ -1,6 +1,7 @@
 """`Agent.run`: what is told while it goes on, and calls that run at the same time."""
 
 import threading
+from itertools import count
 
 import pytest
 
@@ -62,6 +63,18 @@ def test_no_more_run_at_once(impl, parallel, calls):
     found = run(impl, chat, parallel=parallel)
     assert_equal(outcomes(found), [(OK, 1)] * calls, "results")
     assert place.most <= parallel, f"expected at most {parallel} at once, got {place.most}"
+
+
+@requirement("AG-26")
+def test_who_has_ended_makes_room(impl):
+    """Of three calls two can run at once; the first one waits for the last one."""
+    chat, begun = Chat(asks(n=0) + asks(n=1) + asks(n=2), "done"), threading.Event()
+
+    def wait():
+        assert begun.wait(WAIT), "expected that call 2 begins beside call 0, when call 1 has ended"
+
+    chat.meanwhile = {0: wait, 2: begun.set}
+    assert_equal(outcomes(run(impl, chat, parallel=2)), [(OK, 1)] * 3, "results")
 
 
 @requirement("AG-26")
@@ -159,6 +172,28 @@ def test_events_are_told_one_at_a_time(impl):
     assert_equal(outcomes(found), [(OK, 1)] * 2, "results")
     assert_equal(ears.most, 1, "events that were told at the same time")
     assert_equal(sorted(chat.kinds()), sorted([CALL, REPLY, ATTEMPT, RESULT] * 2 + [STOP]), "kinds of events")
+    times = [each.at for each in chat.events]
+    assert_equal(times, sorted(times), "when events were")
+
+
+class Slow(Chat):
+    """Its clock goes on each time that it is read, and may take a while to say so."""
+
+    def begin(self):
+        super().begin()
+        self.ticks = count()
+
+    def now(self):
+        self.awake()
+        tick = next(self.ticks)
+        threading.Event().wait(tick % 3 * MOMENT / 10)
+        return float(tick)
+
+
+@requirement("AG-34")
+def test_events_that_wait_for_each_other_say_when_they_are_told(impl):
+    chat = Slow("".join(asks(n=n) for n in range(9)), "done")
+    agent(impl, chat, parallel=3).run([USER])
     times = [each.at for each in chat.events]
     assert_equal(times, sorted(times), "when events were")
 

@@ -101,6 +101,13 @@ def test_what_a_call_is(impl, inside, arguments):
 
 
 @requirement("AG-03")
+@pytest.mark.parametrize("name", [" ", "\u00a0\n", "get it", "ü/1", "null"], ids=ascii)
+def test_any_text_is_a_name(impl, name):
+    inside = json.dumps({"name": name, "arguments": {}})
+    assert_parsed(impl.parse_tool_calls(block(inside), "hermes"), "", [call(name, "{}")])
+
+
+@requirement("AG-03")
 def test_what_no_call_is(impl):
     blocks = [block(inside) for inside in NO_CALLS]
     assert_parsed(impl.parse_tool_calls("".join(blocks), "hermes"), "", [], blocks)
@@ -141,6 +148,7 @@ BAD = {  # what it is: (text, content, calls, texts of problems)
     "three starts": (f"<tool_call><tool_call>{block()}", "", [ADDED], ["<tool_call>", "<tool_call>"]),
     "a start in a string": (f"{IN_STRING}{block()}", "", [ADDED], [IN_STRING]),
     "an end in a string": (f'{IN_STRING}</tool_call>",}} z', '",} z', [], [f"{IN_STRING}</tool_call>"]),
+    "an end in no call": (block('["</tool_call>"]') + "x", "x", [], [block('["</tool_call>"]')]),
     "no call, no end tag": ('<tool_call>["</tool_call>"] ', '"] ', [], ['<tool_call>["</tool_call>']),
 }
 
@@ -190,6 +198,14 @@ LINES = {  # what it is: (text, content, calls, texts of problems)
     "space around": (f"x\n{ACTION}\n \r\n\t", "x\n", [ONE], []),
     "space inside": ('Action:\tadd \r\n\n\nAction Input:\n\n{"a":\n1}', "", [ONE], []),
     "no space": ('Action:add\nAction Input:{"a":1}', "", [ONE], []),
+    "other blanks": (
+        "Action:\u00a0f\u2003\nAction Input: {}\n\x0b",
+        "",
+        [call("\u00a0f\u2003", "{}")],
+        ["\x0b"],
+    ),
+    "other ends of lines": ("x\rAction: f\u2028Final Answer: 1\x0bObservation: 2",) * 2 + ([], []),
+    "another value": ("Action: f\nAction Input: [1]", "", [call("f", "[1]")], []),
     "a name of words": ("Action:  get it: now\nAction Input: {}", "", [call("get it: now", "{}")], []),
     "no name": ("x\nAction: \nAction Input: {}\ny", "x\n", [], ["Action: \nAction Input: {}\ny"]),
     "no input": ("Action: f\n\n", "", [], ["Action: f\n\n"]),

@@ -186,6 +186,21 @@ def test_time_that_was_used_counts_and_the_pause_does_not(impl, number):
 
 
 @requirement("AG-35")
+def test_time_of_each_life_counts(impl):
+    """Of 10 seconds three calls want 4 each; after the first and after the second one the process dies."""
+    lives = Lives(impl, "".join(asks("ok 4", n=n) for n in range(3)), "done", seconds=10.0)
+    first, second = lives.life(dies_at=3), lives.life(now=PAUSE, dies_at=1)
+    with passed_through(DIED):
+        lives.agent(first).run([USER])
+    with passed_through(DIED):
+        lives.agent(second).resume(first.events[-1].checkpoint)
+    third = lives.life(now=2 * PAUSE)
+    found = lives.agent(third).resume(second.events[-1].checkpoint)
+    assert_same(found, lives.whole, "after two deaths")
+    assert_equal([told.timeout for told in third.told], [2.0], "timeout of the last call")
+
+
+@requirement("AG-35")
 @pytest.mark.parametrize("story", ["calls", "a circle", "tokens", "an error", "a cut", "nothing"])
 def test_what_has_ended_stays_so(impl, story):
     replies, limits = STORIES[story]

@@ -35,6 +35,7 @@ def tried(impl, world, *do, deadline=None, timeout=30.0, idempotent=False, **pol
         (["transient"], (ERROR, 3), (ERROR, 3)),
         (["error", "ok"], (ERROR, 1), (ERROR, 1)),
         (["final", "ok"], (ERROR, 1), (ERROR, 1)),
+        (["lost", "ok"], (ERROR, 1), (ERROR, 1)),
         (["nan", "ok"], (ERROR, 1), (ERROR, 1)),
         (["hangs", "ok"], (TIMEOUT, 1), (OK, 2)),
         (["hangs"], (TIMEOUT, 1), (TIMEOUT, 3)),
@@ -185,6 +186,10 @@ PAIRS = [
     ("", "ab"),
     ('a", "b', "c"),
     ("a", 'b", "c'),
+    *[pair for mark in "/|-_. ,\n\0" for pair in ((f"a{mark}b", "c"), ("a", f"b{mark}c"))],
+    *[(run_id, id) for run_id in ("é", "è") for id in ("c", "\U0001f600")],
+    *[("r" * 300, f"{'c' * 300}{i}") for i in range(2)],
+    ("r" * 301, "c" * 300 + "0"),
 ]
 
 

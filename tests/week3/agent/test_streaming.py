@@ -104,6 +104,8 @@ def fed(module, pieces, format="hermes"):
 def test_half_a_tag_is_kept_and_given_back(impl):
     found = fed(impl, ["a <tool", "box>", "<tool_call"])
     assert_equal(found, [["a "], ["<toolbox>"], [], ["<tool_call"]], "what each piece brought")
+    found = fed(impl, ["a \n", " <tool", " \t"])
+    assert_equal(found, [["a \n"], [" "], ["<tool \t"], []], "what each piece brought")
     found = fed(impl, ["<<", "<tool_", "call", "<"])
     assert_equal(found, [["<"], ["<"], [], ["<tool_call"], ["<"]], "what each piece brought")
 
