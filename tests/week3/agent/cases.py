@@ -118,7 +118,14 @@ NO_CALLS = [
     "{}",
 ]
 STRINGS = [  # as arguments
-    *(" hello\n", '{"a": 1}', ' {"a": 1}\n', "", '{"b" :1,\n"b":2 }', '"{}"', "{", "ü\\u00fc")
+    " hello\n",
+    '{"a": 1}',
+    ' {"a": 1}\n',
+    "",
+    '{"b" :1,\n"b":2 }',
+    '"{}"',
+    "{",
+    "ü\\u00fc",
 ]
 VALUES = [  # as arguments, that are no strings
     '{"b": 1.0, "a": "ü", "c": true, "d": null}',
