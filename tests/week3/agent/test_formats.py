@@ -60,6 +60,9 @@ OBJECTS = {  # what it is: (text, content, calls, texts of problems)
     "text, then a tag": (f"{TAG}so \n{TAG}{ADD}", "", [ADDED], ["so"]),
     "a program": (f'{TAG}x = "a; b"; print(x)', "", [], ['x = "a', 'b"', "print(x)"]),
     "a list": (f"{TAG}[{ADD}]; {ADD}", "", [ADDED], [f"[{ADD}]"]),
+    "values, then text": (f'{TAG}[1] so; "a;b"', "", [], ["[1] so", '"a', 'b"']),
+    "a list first": (f"[{ADD}]", f"[{ADD}]", [], []),
+    "a comma between": (f"{ADD}, {ADD}; {ADD}", "", [ADDED, ADDED], [f", {ADD}"]),
     "cut": (f"{ADD}; {ADD[:-1]}", "", [ADDED], [ADD[:-1]]),
     "cut in a string": (f"{TAG}{HALF}; {ADD}", "", [ADDED], [HALF]),
     "cut in a string, then a tag": (f"{TAG}{HALF}{TAG}{ADD}", "", [ADDED], [HALF]),
@@ -136,6 +139,7 @@ def test_a_run_in_llama3(impl):
 
 # OpenAI
 
+FUNCTION = '"function": {"name": "f", "arguments": ""}'
 CUSTOM = '{"id": "x", "type": "custom", "custom": {"name": "f", "input": "x"}}'
 HIDDEN = '"content": "{\\"content\\": \\"x\\"} <tool_call>"'
 MESSAGES = {  # what it is: (text, content, calls, texts of problems)
@@ -147,9 +151,12 @@ MESSAGES = {  # what it is: (text, content, calls, texts of problems)
     "white space around": (f"\n {message(ENTRY)}\r\n\t", "", [SENT], []),
     "null": ('{"content": null}', "", [], []),
     "empty": ('{"content": "", "tool_calls": []}', "", [], []),
+    "nothing but null": ('{"tool_calls": null}', "", [], []),
+    "nothing but no calls": ('{"tool_calls": []}', "", [], []),
     "null for calls": ('{"content": "a", "tool_calls": null}', "a", [], []),
     "a message in a message": (message(content=HIDDEN, calls=""), '{"content": "x"} <tool_call>', [], []),
-    "no id": (message('{"function": {"name": "f", "arguments": ""}}'), "", [ToolCall(None, "f", "")], []),
+    "no id": (message(f"{{{FUNCTION}}}"), "", [ToolCall(None, "f", "")], []),
+    "an empty id": (message(f'{{"id": "", {FUNCTION}}}'), "", [ToolCall("", "f", "")], []),
     "an id that is no text": (
         message('{"id": 7, "function": {"name": "f", "parameters": {"a": [1.0]}}}'),
         "",
@@ -158,6 +165,13 @@ MESSAGES = {  # what it is: (text, content, calls, texts of problems)
     ),
     "bad entries": (message("3", ENTRY, "[]", ADD), "", [SENT], ["3", "[]", ADD]),
     "another type": (message(CUSTOM), "", [], [CUSTOM]),
+    "a function of another type": (
+        message(f'{{"type": "custom", {FUNCTION}}}'),
+        "",
+        [ToolCall(None, "f", "")],
+        [],
+    ),
+    "as it was of old": (message(other='"function_call": {"name": "f", "arguments": ""}'), "", [], []),
 }
 TEXT = [  # what is no message
     "",
@@ -170,6 +184,9 @@ TEXT = [  # what is no message
     '\n {"answer": 4}\t',
     '{"content": 4}',
     '{"content": ["x"], "tool_calls": []}',
+    '{"content": [{"type": "text", "text": "x"}]}',
+    '{"choices": [{"message": {"content": "x"}}]}',
+    '\u00a0{"content": "x"}\u2003',
     '{"content": "x", "tool_calls": {}}',
     '{"content": "x", "tool_calls": "f"}',
     '[{"content": "x"}]',
