@@ -5,7 +5,7 @@ from bisect import bisect_left
 from .worth import expected_tokens
 
 FORGET = 0.95  # what an earlier verdict still counts, after each later one
-FIRST_PAUSE, LONGEST_PAUSE = 8, 32  # steps without a draft before the next trial: doubled after each in vain
+FIRST_PAUSE, LONGEST_PAUSE = 8, 32  # steps without a draft before the next trial: doubled by each trial
 
 
 class Pace:
@@ -22,9 +22,15 @@ class Pace:
         self.tried, self.right = 1.0, 0.5  # verdicts, as if half of one had been good
         self.idle = self.pause = FIRST_PAUSE
         self.all_right = False  # the last draft
+        self.asked = 0  # how many tokens for the step that goes on
+        self.asked_for_most = False  # and was given some, and timed
 
     def gamma(self) -> int:
-        if self.all_right and self.most not in self.costs:
+        self.asked = self._next()
+        return self.asked
+
+    def _next(self) -> int:
+        if self.all_right and not self.asked_for_most:
             return self.most
         best = self._best(self.right / self.tried) if 0 in self.costs and len(self.costs) > 1 else 0
         return min(1, self.most) if best == 0 and self.idle >= self.pause else best
@@ -32,6 +38,7 @@ class Pace:
     def ended(self, proposed: int, accepted: int, seconds: float) -> None:
         before = self.costs.get(proposed, seconds)
         self.costs[proposed] = (before + seconds) / 2
+        self.asked_for_most |= proposed > 0 and self.asked == self.most
         self.judged(proposed, accepted)
 
     def judged(self, proposed: int, accepted: int) -> None:
@@ -42,8 +49,8 @@ class Pace:
         self.tried = self.tried * FORGET**verdicts + verdicts
         self.right = self.right * FORGET**verdicts + accepted
         self.all_right = accepted == proposed
-        if self.idle >= self.pause:
-            self.pause = FIRST_PAUSE if self.all_right else min(2 * self.pause, LONGEST_PAUSE)
+        was_trial = self.idle >= self.pause
+        self.pause = min(2 * self.pause, LONGEST_PAUSE) if was_trial else FIRST_PAUSE
         self.idle = 0
 
     def _best(self, rate: float) -> int:

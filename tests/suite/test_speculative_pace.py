@@ -13,8 +13,10 @@ TOKENS, PASSES = [1, 2, 3, 5, 9], [1, 1.48, 1.64, 1.86, 2.20]  # a pass over one
 READING = 0.075  # a token of a prompt: 512 in the time of 38 passes
 
 
-def seconds(count, drafts):
-    """What `count` tokens take, all of them 1; drafts: place and gamma -> tokens, None for plain decoding."""
+def seconds(count, drafts, token=0.0):
+    """What `count` tokens take, all of them 1; drafts: place and gamma -> tokens, None for plain decoding.
+
+    token: what each drafted one takes."""
     held, taken = [], [0.0]
 
     def forward(tokens):
@@ -26,7 +28,12 @@ def seconds(count, drafts):
     def truncate(length):
         del held[length:]
 
-    drafter = drafts and Drafter(lambda prompt, outputs, gamma, _: Draft(drafts(len(outputs), gamma)))
+    def propose(prompt, outputs, gamma, uniforms):
+        draft = Draft(drafts(len(outputs), gamma))
+        taken[0] += token * len(draft.tokens)
+        return draft
+
+    drafter = drafts and Drafter(propose)
     model = Model(VOCAB, 1000, forward, lambda: len(held), truncate)
     found = generate(
         model, drafter, PROMPT, max_tokens=count, gamma=5, sampling=Sampling(temperature=0.0), seed=0,
@@ -48,3 +55,10 @@ def test_a_text_that_begins_to_copy_is_drafted_soon(begins):
     plain = seconds(192, None)
     drafted = seconds(192, lambda place, gamma: [1 if place + i >= begins else 2 for i in range(gamma)])
     assert drafted <= plain / 1.8
+
+
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_a_drafter_that_is_right_and_dear_costs_little_too(most):
+    """Each of its tokens takes as long as one of the target. It may give fewer than it is asked for."""
+    plain = seconds(300, None)
+    assert seconds(300, lambda place, gamma: [1] * min(gamma, most), token=1.0) <= 1.1 * plain
