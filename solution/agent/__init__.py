@@ -5,9 +5,8 @@ What a model wrote is text on the host, and so is nearly all of this; MLX has th
 `parsing.py` reads calls: `hermes.py`, `react.py`, `llama3.py` and `openai.py` find them, `blocks.py` takes
 JSON out of other text. `arguments.py` checks what they ask for. `toolbox.py` carries one out, in
 `attempts.py`, past `breakers.py`. `agent.py` has what is made once, `loop.py` a run, `journal.py` what it
-knows and its checkpoints.
-`transcript.py` looks at messages and shortens them, `circles.py` sees calls come again. `constraint.py` says
-which tokens may follow, by llguidance and a schema's `grammar.py`.
+knows and its checkpoints. `transcript.py` looks at messages and shortens them, `circles.py` sees calls come
+again. `constraint.py` says which tokens may follow, by llguidance and a schema's `grammar.py`.
 
 What `week3 agent` needs besides. A model: `writing.py`, told of its tools by `prompt.py`, which `leaning.py`
 helps to see when one is asked for; `vocabulary.py` has the bytes of its tokens. Tools: `tools.py`, with

@@ -30,6 +30,24 @@ def _refuse(name: str) -> NoReturn:
 _JSON = json.JSONDecoder(parse_constant=_refuse)
 
 
+class Pending:
+    """Text that has begun to be something, and is not all there. parts: as far as it was read."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def wait(self, text: str, start: int, at: int) -> tuple[None, str, int]:
+        self.parts.append(text[start:at])
+        return None, text, at
+
+    def again(self, text: str, start: int) -> tuple[str, int]:
+        """All of it in one text, and where it begins there."""
+        if not self.parts:
+            return text, start
+        text, self.parts = "".join([*self.parts, text[start:]]), []
+        return text, 0
+
+
 def value_of(text: str) -> object:
     """Of JSON text. Raises ValueError or RecursionError."""
     return _JSON.decode(text)

@@ -11,7 +11,7 @@ import re
 
 from spec.agent import ParseProblem, ToolCall
 
-from .blocks import INSIDE, Found, outside, unfinished, whole_value
+from .blocks import INSIDE, Found, Pending, outside, unfinished, whole_value
 
 START, END = "<tool_call>", "</tool_call>"
 _TAG = re.compile(f"{START}|{END}")
@@ -58,11 +58,11 @@ class Hermes:
         return found
 
 
-class Block:
-    """A block that has begun. parts: its text, as far as it was read. bad: it is no call in any case."""
+class Block(Pending):
+    """A block that has begun. bad: it is no call in any case."""
 
     def __init__(self) -> None:
-        self.parts: list[str] = []
+        super().__init__()
         self.in_string = self.bad = False
 
     def read(self, text: str, start: int, ended: bool) -> tuple[ToolCall | ParseProblem | None, str, int]:
@@ -80,18 +80,13 @@ class Block:
             if call and at == len(text):
                 return call, text, at
             self.bad = True
-            if self.parts:
-                text, start, self.parts = "".join([*self.parts, text[start:]]), 0, []
+            text, start = self.again(text, start)
             at = start + len(START)
         tag = _TAG.search(text, at)
         if tag is None and not ended:
             return self.wait(text, start, unfinished(text, at, START, END))
         end = len(text) if tag is None else tag.end() if tag[0] == END else tag.start()
         return ParseProblem("".join([*self.parts, text[start:end]])), text, end
-
-    def wait(self, text: str, start: int, at: int) -> tuple[None, str, int]:
-        self.parts.append(text[start:at])
-        return None, text, at
 
     def skip(self, text: str, at: int) -> int:
         """Up to what cannot be within JSON, or to the end of what is there."""

@@ -10,7 +10,7 @@ import re
 
 from spec.agent import ParseProblem, ToolCall
 
-from .blocks import INSIDE, SPACE, Found, front_object, outside, unfinished
+from .blocks import INSIDE, SPACE, Found, Pending, front_object, outside, unfinished
 
 TAG = "<|python_tag|>"
 _BARE = re.compile(rf"[{SPACE}]*+(?=\{{)")
@@ -68,12 +68,11 @@ class Llama3:
         return start
 
 
-class Object:
-    """What has begun, and is not all there. parts: its text, as far as it was read. depth: braces that are
-    open. bad: no object in any case."""
+class Object(Pending):
+    """What has begun, and is not all there. depth: braces that are open. bad: no object in any case."""
 
     def __init__(self, bad: bool) -> None:
-        self.parts: list[str] = []
+        super().__init__()
         self.depth, self.in_string, self.bad = 0, False, bad
 
     def read(self, text: str, start: int, ended: bool) -> tuple[ToolCall | ParseProblem | None, str, int]:
@@ -89,18 +88,13 @@ class Object:
                 if whole is not None:
                     return whole[0] or ParseProblem(inside), text, at
             self.bad = True
-            if self.parts:
-                text, start, self.parts = "".join([*self.parts, text[start:]]), 0, []
+            text, start = self.again(text, start)
             at = start
         separator = _END.search(text, at)
         if separator is None and not ended:
             return self.wait(text, start, unfinished(text, at, TAG))
         end = len(text) if separator is None else separator.start()
         return ParseProblem("".join([*self.parts, text[start:end]]).rstrip(SPACE)), text, end
-
-    def wait(self, text: str, start: int, at: int) -> tuple[None, str, int]:
-        self.parts.append(text[start:at])
-        return None, text, at
 
     def skip(self, text: str, at: int) -> int:
         """Up to the end of the object, to what cannot be within it, or to the end of what is there."""

@@ -21,6 +21,7 @@ import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 
 from solution.rag import BM25, VectorIndex, embedders  # noqa: E402
+from solution.rag.fusion import HYBRID  # noqa: E402
 from solution.rag.judging import FOUND, Judged, judge, read_beir  # noqa: E402
 from solution.rag.words import words  # noqa: E402
 from spec.rag import Embedder, Hit  # noqa: E402
@@ -273,12 +274,12 @@ def judged_by_libraries(collection: Judged, embedder: Embedder) -> dict[str, flo
 
 
 def fused(rankings: tuple[list[str], ...]) -> list[str]:
-    """Reciprocal ranks added up, in floats as they come."""
+    """Reciprocal ranks added up, in floats as they come; of equal scores the smaller id comes first."""
     scores: dict[str, float] = {}
     for ranking in rankings:
         for rank, each in enumerate(ranking, start=1):
-            scores[each] = scores.get(each, 0.0) + 1 / (10 + rank)
-    return sorted(scores, key=lambda each: -scores[each])[:FOUND]
+            scores[each] = scores.get(each, 0.0) + 1 / (HYBRID + rank)
+    return sorted(scores, key=lambda each: (-scores[each], each))[:FOUND]
 
 
 def bar(name: str, mine: float, theirs: float, least: float, whom: str, floor: str = "") -> Row:
