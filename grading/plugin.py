@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "requirement(id): the requirement that a test checks")
     if config.pluginmanager.is_blocked("terminal"):
-        config.option.tbstyle = "native"  # the others read sources to show them, and nobody looks
+        config.option.tbstyle = "value"  # the others read sources to show them, and nobody looks
     if not any(isinstance(plugin, Judge) for plugin in config.pluginmanager.get_plugins()):
         options = config.option
         paths = [Path(path) for path in options.impl or [ROOT / "solution"]]

@@ -447,7 +447,7 @@ def week3_grade(folder, *options, cwd):
 def test_the_command_says_1_and_its_report_is_its_own(submission, tmp_path, attack):
     folder = submission(alone(attack))
     report = tmp_path / "report.json"
-    done = week3_grade(folder, "--seed", "1", "--json", str(report), cwd=folder)
+    done = week3_grade(folder, "--topic", TOPIC, "--seed", "1", "--json", str(report), cwd=folder)
     assert done.returncode == 1, done.stderr.decode()
     assert json.loads(report.read_text())["score"] == 0
     assert not set(done.stdout) & {0x1B, 0x00, 0x9B}

@@ -1,21 +1,20 @@
-"""What is declined is not judged, earns nothing and is no accusation; all else is judged as before."""
+"""What is declined is not judged, earns nothing and is no accusation; all else is judged as before.
+
+That every capability is asked for by some test is seen in test_no_false_alarm.py.
+"""
 
 import json
 
 import pytest
 
 from grading import capabilities
-from grading.audit.runs import verdicts
 from grading.boundary.failures import Declined, SubmissionError
 from grading.boundary.loading import settings_of
-from grading.boundary.session import InProcess
-from grading.candidates import Candidate, in_process
+from grading.candidates import in_process
 from grading.capabilities import Declines, of_topic
 from grading.clone import ROOT
 from grading.contract import contract
-from grading.edited import reference
 from grading.grade import grade
-from grading.judging import inputs
 from grading.matching import check_refusals
 from grading.requirements import requirements, topics
 from grading.roots import roots
@@ -53,21 +52,6 @@ def test_the_list_names_what_the_contracts_have():
                 assert roots <= parameters, f"{name}: {call} has no {roots - parameters}"
             kinds = {condition.kind for condition in use.where}
             assert kinds <= {"is", "is_not", "type", "given"}, f"{name}: {kinds}"
-
-
-@pytest.mark.parametrize("topic", topics())
-def test_every_capability_is_asked_for_by_some_test(topic, monkeypatch):
-    asked = set()
-    monkeypatch.setattr(capabilities, "_refuse", asked.update)  # noted, and the call is made all the same
-    monkeypatch.setattr(inputs, "EXAMPLES", 3)
-    published = {each.name for each in of_topic(topic)}
-
-    def open_session(topic):
-        return InProcess(lambda: reference(topic), topic, "numpy", declines=published)
-
-    (found,) = verdicts([Candidate("reference", open_session)], topic).values()
-    assert not [verdict.result.node for verdict in found if verdict.result.outcome != "passed"]
-    assert asked == published
 
 
 @pytest.fixture

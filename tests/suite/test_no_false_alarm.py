@@ -6,13 +6,18 @@ all are tried. In process the solution is judged by tests/week3, behind the boun
 
 import subprocess
 import time
+from functools import cache, partial
 
 import pytest
 
 from grading.audit.jobs import RIGHT
 from grading.audit.runs import verdicts
-from grading.candidates import in_process, isolated
+from grading.boundary.failures import Declined
+from grading.boundary.session import InProcess
+from grading.candidates import Candidate, in_process, isolated
+from grading.capabilities import of_topic
 from grading.clone import ROOT
+from grading.edited import reference
 from grading.requirements import topics
 from runtime.sandbox import Limits, best_tier
 from tests.suite.machine import slowness
@@ -20,6 +25,10 @@ from tests.suite.machine import slowness
 FIXED = 2
 BUDGET = 60.0  # seconds of the processor that a topic may cost in process; long context takes 24
 OTHERS = [name for name in RIGHT if name != "solution"]
+# One process judges the reference of a topic, for both tests that ask about it.
+OF_REFERENCE = [
+    pytest.param(topic, marks=pytest.mark.xdist_group(f"reference of {topic}")) for topic in topics()
+]
 
 
 def seed_of_commit():
@@ -29,12 +38,52 @@ def seed_of_commit():
     return int(commit, 16) if commit else FIXED
 
 
-@pytest.mark.parametrize("topic", topics())
-@pytest.mark.parametrize("name", OTHERS)
-def test_right_code_is_never_accused(topic, name):
+class Asked(InProcess):
+    """Makes every call of a session that declines all there is, and notes what would have been declined."""
+
+    def __init__(self, names, topic):
+        self.names = names
+        published = {each.name for each in of_topic(topic)}
+        super().__init__(lambda: reference(topic), topic, "numpy", declines=published)
+
+    def check_name(self, name):
+        try:
+            super().check_name(name)
+        except Declined as declined:
+            self.names.update(declined.names)
+
+    def check_call(self, name, args, kwargs):
+        try:
+            super().check_call(name, args, kwargs)
+        except Declined as declined:
+            self.names.update(declined.names)
+
+
+@cache
+def the_reference(topic):
+    """Who accuses it, the capabilities that the tests ask it for, and what that cost of a topic's budget."""
+    names = set()
     slow, begun = slowness(), time.process_time()
-    assert accusations(verdicts([in_process(RIGHT[name])], topic, seed=FIXED)) == []
-    assert time.process_time() - begun <= BUDGET * max(slow, slowness())
+    accused = accusations(verdicts([Candidate("reference", partial(Asked, names))], topic, seed=FIXED))
+    return accused, names, (time.process_time() - begun) / max(slow, slowness())
+
+
+@pytest.mark.parametrize("topic", OF_REFERENCE)
+def test_the_reference_is_never_accused(topic):
+    accused, _, seconds = the_reference(topic)
+    assert accused == []
+    assert seconds <= BUDGET
+
+
+@pytest.mark.parametrize("topic", OF_REFERENCE)
+def test_every_capability_is_asked_for_by_some_test(topic):
+    _, names, _ = the_reference(topic)
+    assert names == {each.name for each in of_topic(topic)}
+
+
+@pytest.mark.parametrize("topic", topics())
+def test_another_structure_is_never_accused(topic):
+    assert accusations(verdicts([in_process(RIGHT["another structure"])], topic, seed=FIXED)) == []
 
 
 TURNS = [(topic, OTHERS[(seed_of_commit() + place) % len(OTHERS)]) for place, topic in enumerate(topics())]
