@@ -1,10 +1,22 @@
 """A model of `solution.models` as the generator of a pipeline."""
 
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from solution.models import Decoder, generate, load
 from solution.models.tokenizer import Tokenizer
+
+CIRCLE = 16
+"""So many tokens that come a second time in their order are no news: small models go on like that."""
+
+TEMPLATE = """Question: {question}
+
+Passages, the best first:
+{context}
+Answer in one sentence from the passages, and cite the passage that you use by number, as in [1].
+If they do not hold the answer, say that you do not know."""
+"""For small models, which answer what they read last: see «With the real models» in docs/benchmarks.md."""
 
 
 class Writer:
@@ -26,12 +38,19 @@ class Writer:
         return len(self._ids(prompt))
 
     def generate(self, prompt: str) -> Iterator[str]:
-        """The answer in pieces, each of whole characters."""
+        """The answer in pieces, each of whole characters. Ends where `CIRCLE` tokens came again."""
         detokenizer = self._tokenizer.detokenizer()
         context, ends = self._decoder.start(), self._tokenizer.eos_ids
+        last: deque[int] = deque(maxlen=CIRCLE)
+        seen: set[tuple[int, ...]] = set()
         for token in generate(context, self._ids(prompt), max_tokens=self._max_tokens, stop_ids=ends):
             if piece := detokenizer.feed(token):
                 yield piece
+            last.append(token)
+            if tuple(last) in seen:
+                break
+            if len(last) == CIRCLE:
+                seen.add(tuple(last))
         if rest := detokenizer.close():
             yield rest
 

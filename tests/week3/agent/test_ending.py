@@ -358,9 +358,14 @@ def test_with_no_run_under_way_it_changes_nothing(impl):
 
 @requirement("AG-30")
 def test_an_attempt_in_another_thread_is_waited_for(impl):
-    """The first call works on when the second one is cancelled."""
-    chat, cancels = Chat(asks(n=1) + asks("cancelled", n=2), "done"), threading.Event()
-    chat.meanwhile = {1: lambda: cancels.wait(5.0), 2: cancels.set}
+    """The first call, once begun, works on when the second one is cancelled."""
+    chat, meeting = Chat(asks(n=1) + asks("cancelled", n=2), "done"), threading.Barrier(2)
+
+    def works_on():
+        meeting.wait(5.0)
+        threading.Event().wait(0.05)
+
+    chat.meanwhile = {1: works_on, 2: lambda: meeting.wait(5.0)}
     assert_equal(cancelled(impl, chat, parallel=2), [FINE, (INTERRUPTED, 1)], "results")
 
 
