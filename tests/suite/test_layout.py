@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from grading.boundary.loading import module_file
 from grading.clone import ROOT
 from grading.requirements import topics
 
@@ -16,7 +17,6 @@ LONGER = {  # and why
     "reference/moe.py": (750, "the ground truth of a topic in one file, in sections"),
     "reference/paged_attention.py": (740, "the ground truth of a topic in one file, in sections"),
     "solution/paged_attention/cache.py": (640, "one class, whose methods share one state"),
-    "tests/alternatives/agent.py": (1400, "right code that nobody imports, in sections"),
     "tests/alternatives/long_context.py": (980, "right code that nobody imports, in sections"),
     "tests/alternatives/rag.py": (780, "right code that nobody imports, in sections"),
     "tests/alternatives/moe.py": (680, "right code that nobody imports, in sections"),
@@ -50,7 +50,7 @@ def collected(*options):
 def test_every_topic_has_the_same_shape(topic):
     assert (SUITE / f"bench_{topic}.py").is_file()
     assert (ROOT / "solution" / topic / "__init__.py").is_file()
-    assert (ROOT / "tests" / "alternatives" / f"{topic}.py").is_file()
+    assert module_file(ROOT / "tests" / "alternatives", topic)
     names = {path.name for path in (SUITE / topic).iterdir() if path.is_file()}
     assert {"cases.py", "free_choices.py"} <= names
     known = r"(test_\w+|cases(_\w+)?|free_choices)\.py|bugs_\w+\.diff|witnesses\.json"
