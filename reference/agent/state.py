@@ -1,7 +1,7 @@
 """All that a run knows: a checkpoint is its JSON."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from spec.agent import Status, StopReason, ToolCall, ToolResult
 
@@ -37,9 +37,13 @@ class State:
     elapsed: float = 0.0
 
     def to_json(self):
-        return json.dumps(asdict(self), default=lambda member: member.value)
+        return json.dumps(vars(self), default=plain)
 
     @classmethod
     def from_json(cls, text):
         fields = json.loads(text)
         return cls(**{**fields, "entries": [Entry(**each) for each in fields["entries"]]})
+
+
+def plain(part):
+    return vars(part) if isinstance(part, Entry) else part.value

@@ -5,13 +5,17 @@ all are tried. In process the solution is judged by tests/week3, behind the boun
 """
 
 import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 
 import pytest
 
 from grading.audit.jobs import RIGHT
 from grading.audit.runs import verdicts
+from grading.boundary import loading
 from grading.boundary.failures import Declined
 from grading.boundary.session import InProcess
 from grading.candidates import Candidate, in_process, isolated
@@ -84,6 +88,30 @@ def test_every_capability_is_asked_for_by_some_test(topic):
 @pytest.mark.parametrize("topic", topics())
 def test_another_structure_is_never_accused(topic):
     assert accusations(verdicts([in_process(RIGHT["another structure"])], topic, seed=FIXED)) == []
+
+
+class Overtaking(ThreadPoolExecutor):
+    """What is handed in first begins last, as on a busy machine."""
+
+    jobs = 0
+
+    def submit(self, job, *args):
+        self.jobs += 1
+        late = self.jobs == 1
+
+        def begin():
+            time.sleep(0.1 * late)
+            return job(*args)
+
+        return super().submit(begin)
+
+
+def test_threads_may_overtake_each_other(monkeypatch):
+    folder = RIGHT["another structure"]
+    loading.load(folder, "agent")
+    monkeypatch.setattr(sys.modules["agent.runs"], "ThreadPoolExecutor", Overtaking)
+    in_parallel = frozenset({"AG-26", "AG-30", "AG-34", "AG-36"})
+    assert accusations(verdicts([replace(in_process(folder), only=in_parallel)], "agent", seed=FIXED)) == []
 
 
 TURNS = [(topic, OTHERS[(seed_of_commit() + place) % len(OTHERS)]) for place, topic in enumerate(topics())]

@@ -377,7 +377,8 @@ def test_a_constraint_refuses(impl):
     check_refusals(impl.JsonConstraint, valid, wrong)
     state = constraint.advance(constraint.start(), BYTE[ord("-")])
     assert not constraint.is_complete(state), "is_complete after -"
-    for token in (BYTE[ord("-")], BYTE[ord("a")], 0, -1, len(TOKENS)):
+    no_digits = [BYTE[byte] for byte in range(256) if byte not in b"0123456789"]
+    for token in (*no_digits, 0, -1, len(TOKENS)):
         with refused(InvalidArgument):
             constraint.advance(state, token)
     assert constraint.is_complete(constraint.advance(state, BYTE[ord("7")])), "is_complete after -7"
