@@ -1,14 +1,14 @@
 """A model of `solution.models` as the generator of a pipeline."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from solution.models import Decoder, generate, load
 from solution.models.tokenizer import Tokenizer
 
-CIRCLE = 16
-"""So many tokens that come a second time in their order are no news: small models go on like that."""
+CIRCLE = 8
+"""So many tokens that come a third time in their order are no news: small models go on like that."""
 
 TEMPLATE = """Question: {question}
 
@@ -38,19 +38,18 @@ class Writer:
         return len(self._ids(prompt))
 
     def generate(self, prompt: str) -> Iterator[str]:
-        """The answer in pieces, each of whole characters. Ends where `CIRCLE` tokens came again."""
+        """The answer in pieces, each of whole characters. Ends where `CIRCLE` tokens came a third time."""
         detokenizer = self._tokenizer.detokenizer()
         context, ends = self._decoder.start(), self._tokenizer.eos_ids
         last: deque[int] = deque(maxlen=CIRCLE)
-        seen: set[tuple[int, ...]] = set()
+        times: Counter[tuple[int, ...]] = Counter()
         for token in generate(context, self._ids(prompt), max_tokens=self._max_tokens, stop_ids=ends):
             if piece := detokenizer.feed(token):
                 yield piece
             last.append(token)
-            if tuple(last) in seen:
+            times[tuple(last)] += 1
+            if times[tuple(last)] == 3 and len(last) == CIRCLE:
                 break
-            if len(last) == CIRCLE:
-                seen.add(tuple(last))
         if rest := detokenizer.close():
             yield rest
 

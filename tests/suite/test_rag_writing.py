@@ -23,10 +23,11 @@ def answer():
 
 @pytest.mark.parametrize(
     "text",
-    ["Grüße. " + LETTERS, LETTERS + LETTERS[: CIRCLE - 1] + "!" + LETTERS[CIRCLE - 1 :], "no " * 5],
-    ids=["news", "a token less than a circle", "short"],
+    ["Grüße. " + LETTERS, LETTERS * 2 + "!", "no, no, no!", (LETTERS[: CIRCLE - 1] + "{}") * 3],
+    ids=["news", "twice", "short", "a token less"],
 )
 def test_what_is_no_circle_is_said_to_its_end(answer, text):
+    text = text.format(*range(3))
     pieces = answer(text)
     assert "".join(pieces) == text
     assert len(pieces) == len(text)
@@ -34,9 +35,14 @@ def test_what_is_no_circle_is_said_to_its_end(answer, text):
 
 @pytest.mark.parametrize("period", [1, 3, CIRCLE, 26])
 def test_an_answer_that_goes_in_circles_ends(answer, period):
-    """Where the first `CIRCLE` tokens have come a second time."""
+    """Where the first `CIRCLE` tokens have come a third time."""
     circle = LETTERS[:period] * 100
-    assert "".join(answer("First. " + circle)) == "First. " + circle[: period + CIRCLE]
+    assert "".join(answer("First. " + circle)) == "First. " + circle[: 2 * period + CIRCLE]
+
+
+def test_so_does_one_that_counts(answer):
+    lines = [f"{number}. A function. " for number in range(30)]
+    assert "".join(answer("".join(lines))) == "".join(lines[:2]) + "2. A func"
 
 
 def test_its_template_can_be_packed():
