@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from solution.speculative_decoding import generate
+from solution.speculative_decoding.pace import Pace
 from spec.model import Model
 from spec.speculative_decoding import Draft, Drafter, Sampling
 
@@ -62,3 +63,10 @@ def test_a_drafter_that_is_right_and_dear_costs_little_too(most):
     """Each of its tokens takes as long as one of the target. It may give fewer than it is asked for."""
     plain = seconds(300, None)
     assert seconds(300, lambda place, gamma: [1] * min(gamma, most), token=1.0) <= 1.1 * plain
+
+
+def test_a_step_costs_what_it_took():
+    pace = Pace(5)
+    for accepted in (0, 1, 1, 0, 1):
+        pace.ended(1, accepted, 2.0)
+    assert pace.costs == {1: 2.0}
