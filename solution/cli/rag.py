@@ -92,11 +92,11 @@ def ask(
     path = installed(model)
     blas.preload()
     with output.models_needed():
-        from solution.rag.writing import TEMPLATE, Writer
+        from solution.rag.writing import Writer
 
     try:
         writer = Writer.open(path, max_tokens)
-        config = RagConfig(k=k, budget=writer.budget, reserved=max_tokens, template=TEMPLATE)
+        config = RagConfig(k=k, budget=writer.budget, reserved=max_tokens)
         collection = opened(store, embedder, writer=writer, config=config)
         if not collection.pipeline.documents():
             output.end(nothing_there, output.USAGE)

@@ -10,14 +10,6 @@ from solution.models.tokenizer import Tokenizer
 CIRCLE = 8
 """So many tokens that come a third time in their order are no news: small models go on like that."""
 
-TEMPLATE = """Question: {question}
-
-Passages, the best first:
-{context}
-Answer in one sentence from the passages, and cite the passage that you use by number, as in [1].
-If they do not hold the answer, say that you do not know."""
-"""For small models, which answer what they read last: see «With the real models» in docs/benchmarks.md."""
-
 
 class Writer:
     """Answers prompts, greedily, as the message of a user. No special token comes of what a passage may hold:

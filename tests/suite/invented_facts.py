@@ -17,7 +17,7 @@ from solution.models import load  # noqa: E402
 from solution.models.tokenizer import Tokenizer  # noqa: E402
 from solution.rag import RagPipeline, VectorIndex, embedders  # noqa: E402
 from solution.rag.words import words  # noqa: E402
-from solution.rag.writing import TEMPLATE, Writer  # noqa: E402
+from solution.rag.writing import Writer  # noqa: E402
 from spec.rag import Document, RagConfig  # noqa: E402
 
 NAMES = [
@@ -91,9 +91,7 @@ def main(passages: int) -> None:
         VectorIndex(384),
         embedders.encoder(downloads.installed("all-minilm-l6-v2")),
         generate,
-        config=RagConfig(
-            size=80, overlap=0, separators=("\n",), k=passages, budget=2048, reserved=24, template=TEMPLATE
-        ),
+        config=RagConfig(size=80, overlap=0, separators=("\n",), k=passages, budget=2048, reserved=24),
         tokenize=words,
         count_tokens=writer.count_tokens,
     )

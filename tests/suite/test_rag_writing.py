@@ -2,8 +2,7 @@
 
 import pytest
 
-from solution.rag.packing import check_packing
-from solution.rag.writing import CIRCLE, TEMPLATE, Writer
+from solution.rag.writing import CIRCLE, Writer
 from tests.suite.test_agent_writing import END, PLAIN, Recites
 from tests.suite.test_tokenizer import made
 
@@ -43,7 +42,3 @@ def test_an_answer_that_goes_in_circles_ends(answer, period):
 def test_so_does_one_that_counts(answer):
     lines = [f"{number}. A function. " for number in range(30)]
     assert "".join(answer("".join(lines))) == "".join(lines[:2]) + "2. A func"
-
-
-def test_its_template_can_be_packed():
-    check_packing(1000, 10, "rank", TEMPLATE, ())
