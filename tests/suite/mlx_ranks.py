@@ -64,7 +64,7 @@ def _run_once(code, folder, given):
     wrong = []
     for rank in ranks:
         try:
-            said = rank.communicate(timeout=60)[1]
+            said = rank.communicate(timeout=30)[1]
         except subprocess.TimeoutExpired:
             rank.kill()
             said = f"no end after 30 s\n{rank.communicate()[1]}"

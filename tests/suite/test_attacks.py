@@ -147,7 +147,7 @@ def running(*marks):
 
 
 def eventually(holds):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 2
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
     return holds()
@@ -217,7 +217,7 @@ def test_an_attack_alone_scores_nothing(submission, tier, attack):
 def test_an_attack_that_takes_time_takes_a_little(submission, tier, attack):
     report = judged(submission(alone(attack)), tier, {"PA-04"}, call_seconds=0.2)
     assert (report.score, report.passed) == (0, False)
-    assert report.seconds < 20
+    assert report.seconds < 10
 
 
 @pytest.mark.parametrize("attack", sorted(set(ATTACKS) - HARMLESS - {"takes_its_time"}))
@@ -256,7 +256,7 @@ def test_a_loop_at_import_is_tried_once(submission, monkeypatch):
     monkeypatch.setattr(session, "START_SECONDS", 1.0)
     report = judged(submission("while True:\n    pass\n"), best_tier(), ATTACKED | UNTOUCHED)
     assert report.score == 0
-    assert report.seconds < 20
+    assert report.seconds < 10
     assert all("did not answer within 1 s" in each.message for each in report.requirements.values())
 
 
@@ -317,7 +317,7 @@ def test_time_is_bounded_though_each_call_is_quick(submission, monkeypatch):
     source = source_of("takes_its_time") + "\n\n" + RIGHT + MIXED
     report = judged(submission(source), best_tier(), {"PA-02"})
     assert (report.score, report.passed) == (0, False)
-    assert report.seconds < 20
+    assert report.seconds < 6
 
 
 # ---- What a submission answers. ----

@@ -206,7 +206,7 @@ def test_a_real_interrupt_while_grading_leaves_nothing(tmp_path):
         while "paged_attention" not in (line := grading.stderr.readline()):
             assert line, "grading ended before it began"
         grading.send_signal(signal.SIGINT)
-        out, _ = grading.communicate(timeout=60)
+        out, _ = grading.communicate(timeout=30)
     assert grading.returncode == 130
     assert "requirements" not in out
     assert list(temporary.iterdir()) == []
