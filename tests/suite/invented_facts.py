@@ -80,7 +80,7 @@ ASKED = [
 def main(passages: int) -> None:
     """One chunk is a fact; the model gets the best."""
     path = downloads.installed("smollm2-135m-instruct")
-    writer = Writer(load(path), Tokenizer.open(path), 24)
+    writer = Writer(load(path), Tokenizer.open(path), 16)
     prompts: list[str] = []
 
     def generate(prompt):
@@ -91,7 +91,7 @@ def main(passages: int) -> None:
         VectorIndex(384),
         embedders.encoder(downloads.installed("all-minilm-l6-v2")),
         generate,
-        config=RagConfig(size=80, overlap=0, separators=("\n",), k=passages, budget=2048, reserved=24),
+        config=RagConfig(size=80, overlap=0, separators=("\n",), k=passages, budget=2048, reserved=16),
         tokenize=words,
         count_tokens=writer.count_tokens,
     )

@@ -21,7 +21,6 @@ from grading.boundary.session import InProcess
 from grading.candidates import Candidate, in_process, isolated
 from grading.capabilities import of_topic
 from grading.clone import ROOT
-from grading.edited import reference
 from grading.requirements import topics
 from runtime.sandbox import Limits, best_tier
 from tests.suite.machine import slowness
@@ -48,7 +47,10 @@ class Asked(InProcess):
     def __init__(self, names, topic):
         self.names = names
         published = {each.name for each in of_topic(topic)}
-        super().__init__(lambda: reference(topic), topic, "numpy", declines=published)
+        folder = RIGHT["reference"]
+        super().__init__(
+            partial(loading.load, folder, topic), topic, "numpy", folder=folder, declines=published
+        )
 
     def check_name(self, name):
         try:
@@ -63,31 +65,38 @@ class Asked(InProcess):
             self.names.update(declined.names)
 
 
+def judged(candidate, topic):
+    """Who accuses it, and what that cost: seconds of the processor, of the machine of the budget."""
+    slow, begun = slowness(), time.process_time()
+    accused = accusations(verdicts([candidate], topic, seed=FIXED))
+    return accused, (time.process_time() - begun) / max(slow, slowness())
+
+
 @cache
 def the_reference(topic):
-    """Who accuses it, the capabilities that the tests ask it for, and what that cost of a topic's budget."""
+    """The same of the reference, and the capabilities that the tests ask it for."""
     names = set()
-    slow, begun = slowness(), time.process_time()
-    accused = accusations(verdicts([Candidate("reference", partial(Asked, names))], topic, seed=FIXED))
-    return accused, names, (time.process_time() - begun) / max(slow, slowness())
+    return *judged(Candidate("reference", partial(Asked, names)), topic), names
 
 
 @pytest.mark.parametrize("topic", OF_REFERENCE)
 def test_the_reference_is_never_accused(topic):
-    accused, _, seconds = the_reference(topic)
+    accused, seconds, _ = the_reference(topic)
     assert accused == []
     assert seconds <= BUDGET
 
 
 @pytest.mark.parametrize("topic", OF_REFERENCE)
 def test_every_capability_is_asked_for_by_some_test(topic):
-    _, names, _ = the_reference(topic)
+    *_, names = the_reference(topic)
     assert names == {each.name for each in of_topic(topic)}
 
 
 @pytest.mark.parametrize("topic", topics())
 def test_another_structure_is_never_accused(topic):
-    assert accusations(verdicts([in_process(RIGHT["another structure"])], topic, seed=FIXED)) == []
+    accused, seconds = judged(in_process(RIGHT["another structure"]), topic)
+    assert accused == []
+    assert seconds <= BUDGET
 
 
 class Overtaking(ThreadPoolExecutor):

@@ -359,13 +359,22 @@ def test_with_no_run_under_way_it_changes_nothing(impl):
 @requirement("AG-30")
 def test_an_attempt_in_another_thread_is_waited_for(impl):
     """The first call, once begun, works on when the second one is cancelled."""
-    chat, meeting = Chat(asks(n=1) + asks("cancelled", n=2), "done"), threading.Barrier(2)
+    chat, begun, cancels = (
+        Chat(asks(n=1) + asks("cancelled", n=2), "done"),
+        threading.Event(),
+        threading.Event(),
+    )
 
     def works_on():
-        meeting.wait(5.0)
+        begun.set()
+        cancels.wait(5.0)
         threading.Event().wait(0.05)
 
-    chat.meanwhile = {1: works_on, 2: lambda: meeting.wait(5.0)}
+    def cancel():
+        begun.wait(5.0)
+        cancels.set()
+
+    chat.meanwhile = {1: works_on, 2: cancel}
     assert_equal(cancelled(impl, chat, parallel=2), [FINE, (INTERRUPTED, 1)], "results")
 
 
