@@ -25,7 +25,7 @@ def audit(topics: list[str], seeds: int, console: "Console") -> list[Card]:
         wanted, journal, cores = list(jobs(topic, seeds)), Journal(topic), os.cpu_count() or 1
         with Bar(console, topic) as bar:
             found = run_all(wanted, bar)
-        witnesses.write(topic, witnesses.choose(sightings(found)))
+        witnesses.write(topic, witnesses.choose(sightings(found), witnesses.read(topic)))
         cards.append(card(topic, found))
         run = {
             "date": date.today().isoformat(),

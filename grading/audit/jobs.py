@@ -11,7 +11,7 @@ from typing import Any
 
 from grading.audit import mutants
 from grading.audit.cheats import CHEATS, cheat
-from grading.audit.runs import Verdict, nodes, verdicts, verdicts_with_names
+from grading.audit.runs import SEED, Verdict, nodes, verdicts, verdicts_with_names
 from grading.bugs import known_bugs, removed_checks
 from grading.candidates import edited_reference, in_process, isolated
 from grading.clone import ROOT
@@ -24,7 +24,6 @@ RIGHT = {
     "solution": ROOT / "solution",
     "another structure": ROOT / "tests" / "alternatives",
 }
-SEED = 20260
 BATCH = 20  # defects that one job tries
 MUTANTS = 30  # a topic
 ATTACKED = "paged_attention"  # what attacks hide in; they are on the judge, whatever the topic
@@ -71,7 +70,7 @@ def _bugs(topic: str, start: int) -> list[dict[str, Any]]:
     """What the tests of its requirement say about each of some known bugs."""
     bugs = known_bugs(topic)[start : start + BATCH]
     candidates = [edited_reference(bug.key, bug, frozenset({bug.requirement})) for bug in bugs]
-    found = verdicts_with_names(candidates, topic, seed=SEED)
+    found = verdicts_with_names(candidates, topic)
     return [
         {
             "defect": bug.key,
@@ -101,18 +100,16 @@ def _checks(topic: str, start: int) -> list[dict[str, Any]]:
     """The same for removed checks: tests about errors first, and all tests where these see nothing."""
     checks = removed_checks(topic)[start : start + BATCH]
     about_errors = frozenset(r.id for r in requirements(topic) if "refuse" in r.title)
-    found = verdicts([edited_reference(check.key, check, about_errors) for check in checks], topic, seed=SEED)
+    found = verdicts([edited_reference(check.key, check, about_errors) for check in checks], topic)
     left = [check for check in checks if not _seen(found[check.key])]
     if left:
-        found |= verdicts(
-            [edited_reference(check.key, check) for check in left], topic, seed=SEED, first_failure=True
-        )
+        found |= verdicts([edited_reference(check.key, check) for check in left], topic, first_failure=True)
     return [{"defect": check.key, "seen": _seen(found[check.key])} for check in checks]
 
 
 def _cheats(topic: str) -> list[dict[str, Any]]:
     """What each cheat earns, and the tests that fail on it."""
-    found = verdicts([cheat(body) for body in CHEATS], topic, seed=SEED)
+    found = verdicts([cheat(body) for body in CHEATS], topic)
     earned = {
         name: sorted({v.requirement for v in given} - {v.requirement for v in given if v.failed})
         for name, given in found.items()
@@ -129,7 +126,7 @@ def _mutants(topic: str, number: int) -> dict[str, Any]:
     mutant = mutants.sample(topic, MUTANTS, SEED)[number]
     with mutants.written(mutant) as folder:
         candidate = isolated(folder, demand(TIER_NAMES[0]), Limits())
-        found = verdicts([candidate], topic, seed=SEED, first_failure=True)
+        found = verdicts([candidate], topic, first_failure=True)
     failed = [verdict for given in found.values() for verdict in given if verdict.result.outcome != "passed"]
     return {"mutant": mutant.title, "killed by": failed[0].result.node if failed else None}
 
@@ -140,7 +137,7 @@ def _right(topic: str, name: str, seed: int) -> dict[str, Any]:
 
 
 def _isolated(topic: str, name: str, tier: str) -> dict[str, Any]:
-    found = verdicts([isolated(RIGHT[name], demand(tier), Limits())], topic, seed=SEED)
+    found = verdicts([isolated(RIGHT[name], demand(tier), Limits())], topic)
     return {"name": name, "seed": SEED, "tier": tier, "accused": _accused(found)}
 
 

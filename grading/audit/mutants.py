@@ -7,10 +7,11 @@ the reason.
 
 import ast
 import difflib
-import random
+import hashlib
 import shutil
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,16 +55,13 @@ class Mutant:
 
 @cache
 def sample(topic: str, count: int, seed: int) -> list[Mutant]:
-    """Different mutants of the topic's solution, drawn evenly from all there are."""
-    places = [
-        (path, operator, occurrence)
-        for path in _files(topic)
-        for operator, times in _occurrences(path).items()
-        for occurrence in range(times)
-    ]
-    random.Random(seed).shuffle(places)
+    """Different mutants of the topic's solution, drawn evenly from all there are.
+
+    What is drawn hangs on a line's own text, so that a change elsewhere leaves the others drawn as they are.
+    """
+    drawn = sorted(place for path in _files(topic) for place in _places(path, seed))
     found: dict[str, Mutant] = {}
-    for path, operator, occurrence in places:
+    for _, path, operator, occurrence in drawn:
         mutant = _mutant(path, operator, occurrence)
         if mutant is not None:
             found.setdefault(mutant.source, mutant)
@@ -108,16 +106,21 @@ def _operator(name: str) -> Any:
     return get_operator(f"core/{name}")()
 
 
-@cache
-def _occurrences(path: Path) -> dict[str, int]:
+def _places(path: Path, seed: int) -> Iterator[tuple[str, Path, str, int]]:
+    """Each change that can be made in this file: its place among those drawn, and how to make it."""
     from cosmic_ray.ast import ast_nodes, get_ast
 
-    nodes = list(ast_nodes(get_ast(path.read_text(encoding="utf-8"))))
-    operators = {name: _operator(name) for name in OPERATORS}
-    return {
-        name: sum(len(list(operator.mutation_positions(node))) for node in nodes)
-        for name, operator in operators.items()
-    }
+    source = path.read_text(encoding="utf-8")
+    lines, nodes = source.splitlines(), list(ast_nodes(get_ast(source)))
+    alike = Counter[str]()
+    for name in OPERATORS:
+        operator = _operator(name)
+        positions = [start for node in nodes for start, _ in operator.mutation_positions(node)]
+        for occurrence, (line, _) in enumerate(positions):
+            change = f"{seed} {path.relative_to(ROOT)} {name} {lines[line - 1].strip()}"
+            alike[change] += 1
+            rank = hashlib.sha256(f"{change} {alike[change]}".encode()).hexdigest()
+            yield rank, path, name, occurrence
 
 
 def _mutant(path: Path, operator: str, occurrence: int) -> Mutant | None:

@@ -41,21 +41,29 @@ def write(topic: str, chosen: Mapping[str, list[str]]) -> None:
     write_whole(path_of(topic), json.dumps(chosen, indent=0, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def choose(sightings: Iterable[Sighting]) -> dict[str, list[str]]:
-    """A test for each defect, one that names it if there is one, and a defect for each test that is left."""
+def choose(sightings: Iterable[Sighting], before: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """A test for each defect, one that names it if there is one, and a defect for each test that is left.
+
+    before: what was chosen by the last audit. It stays where it is still seen: times differ between runs.
+    """
     by_defect: dict[str, list[Sighting]] = {}
     for each in sightings:
         by_defect.setdefault(each.defect, []).append(each)
     chosen: dict[str, list[str]] = {}
     taken: set[str] = set()
-    for defect in sorted(by_defect, key=lambda defect: len(by_defect[defect])):
-        best = min(by_defect[defect], key=lambda s: (not s.named, s.node in taken, s.seconds, s.node))
+
+    def preferred(each: Sighting) -> tuple[object, ...]:
+        fresh = each.node not in before.get(each.defect, [])[:1]
+        return not each.named, fresh, each.node in taken, each.seconds, each.node
+
+    for defect in sorted(by_defect, key=lambda defect: (len(by_defect[defect]), defect)):
+        best = min(by_defect[defect], key=preferred)
         chosen[defect] = [best.node]
         taken.add(best.node)
-    cheapest: dict[str, Sighting] = {}
+    left: dict[str, list[Sighting]] = {}
     for each in (each for seen in by_defect.values() for each in seen if each.node not in taken):
-        if each.node not in cheapest or each.seconds < cheapest[each.node].seconds:
-            cheapest[each.node] = each
-    for each in cheapest.values():
-        chosen[each.defect].append(each.node)
+        left.setdefault(each.node, []).append(each)
+    for node, seen in sorted(left.items()):
+        best = min(seen, key=lambda s: (s.node not in before.get(s.defect, []), s.seconds, s.defect))
+        chosen[best.defect].append(node)
     return chosen

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -88,7 +89,16 @@ def test_witnesses_name_their_bug_and_leave_no_test_without_one():
         Sighting("b", "other", 0.5, named=True),
         Sighting("b", "idle", 0.2, named=False),
     ]
-    assert witnesses.choose(seen) == {"a": ["names", "cheap"], "b": ["other", "idle"]}
+    assert witnesses.choose(seen, {}) == {"a": ["names", "cheap"], "b": ["other", "idle"]}
+
+
+def test_another_run_keeps_the_witnesses_that_it_sees_again():
+    seen = [Sighting("a", "one", 0.1, named=True), Sighting("a", "two", 0.2, named=True)]
+    slower = [replace(each, seconds=1 - each.seconds) for each in reversed(seen)]
+    assert witnesses.choose(seen, {}) == {"a": ["one", "two"]}
+    assert witnesses.choose(slower, {}) == {"a": ["two", "one"]}
+    assert witnesses.choose(slower, {"a": ["one", "two"]}) == {"a": ["one", "two"]}
+    assert witnesses.choose(slower, {"a": ["gone"]}) == {"a": ["two", "one"]}
 
 
 def test_bars_that_are_missed_are_said():
