@@ -67,16 +67,7 @@ def diagnose(
     module = reference(topic)
     with functions_called() as called:
         truth = list(answers(module, trace, resolve, choices()))
-    if any(is_float_array(leaf) for answer in truth for leaf in leaves(answer)):
-        plain = answers(in_float32(topic), trace, resolve, choices())
-        higher = [
-            replace(call, args=mapped(raised, call.args), kwargs=mapped(raised, call.kwargs))
-            for call in trace
-        ]
-        shaken = answers(module, higher, resolve, choices())
-        allowed = [tolerance(*each) for each in zip(truth, plain, shaken, strict=True)]
-    else:
-        allowed = [[] for _ in truth]
+    allowed = allowances(topic, trace, resolve, truth)
     wrong = [i for i, expected in enumerate(truth) if not same(submitted[i], expected, allowed[i])]
     if not wrong:
         return []
@@ -178,6 +169,21 @@ def copied(value: Any, resolve: Resolve) -> Any:
     if isinstance(value, Reference):
         return resolve(value)
     return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def allowances(
+    topic: str, trace: Sequence[RecordedCall], resolve: Resolve, truth: Sequence[Any]
+) -> list[list[float]]:
+    """For each leaf of each answer, how far another right one may be from it: nothing where all is exact."""
+    if not any(is_float_array(leaf) for answer in truth for leaf in leaves(answer)):
+        return [[] for _ in truth]
+    choices = free_choices(topic)
+    plain = answers(in_float32(topic), trace, resolve, choices())
+    higher = [
+        replace(call, args=mapped(raised, call.args), kwargs=mapped(raised, call.kwargs)) for call in trace
+    ]
+    shaken = answers(reference(topic), higher, resolve, choices())
+    return [tolerance(*each) for each in zip(truth, plain, shaken, strict=True)]
 
 
 def tolerance(truth: Any, plain: Any, shaken: Any) -> list[float]:
