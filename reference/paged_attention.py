@@ -111,7 +111,7 @@ def check_batch(queries, key_blocks, value_blocks, block_tables, context_lens, q
     tokens, heads, head_dim = queries.shape
     kv_heads = key_blocks.shape[1]
     expect(key_blocks.shape[3] == head_dim, "key_blocks", f"head_dim {head_dim}", key_blocks.shape[3])
-    expect(heads % kv_heads == 0, "queries", f"a multiple of {kv_heads} heads", heads)
+    expect(kv_heads > 0 and heads % kv_heads == 0, "queries", f"a multiple of {kv_heads} heads", heads)
     rows = len(block_tables)
     expect(block_tables.ndim == 2, "block_tables", "2 axes", block_tables.shape)
     expect(context_lens.shape == (rows,), "context_lens", (rows,), context_lens.shape)

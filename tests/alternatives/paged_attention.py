@@ -122,7 +122,10 @@ def check_batch(queries, key_blocks, value_blocks, block_tables, context_lens, q
     tokens, heads, head_dim = queries.shape
     _, kv_heads, _, width = key_blocks.shape
     require(width == head_dim, f"key_blocks: expected head_dim {head_dim}, got {width}")
-    require(heads % kv_heads == 0, f"queries: expected a multiple of {kv_heads} heads, got {heads}")
+    require(
+        kv_heads > 0 and heads % kv_heads == 0,
+        f"queries: expected a multiple of {kv_heads} heads, got {heads}",
+    )
     require(block_tables.dim() == 2, f"block_tables: expected 2 axes, got {block_tables.dim()}")
     for name, lens in (("context_lens", context_lens), ("query_lens", query_lens)):
         expected = block_tables.shape[:1]

@@ -43,6 +43,12 @@ def test_slots_are_sorted_by_expert(impl, seed, tokens, k, dtype):
 
 
 @requirement("MOE-29")
+@pytest.mark.parametrize("capacity", [None, 2])
+def test_there_may_be_one_expert(impl, capacity):
+    check(impl, np.zeros((3, 1), np.int32), 1, capacity)
+
+
+@requirement("MOE-29")
 def test_a_batch_may_have_more_slots_than_16_bits_count(impl):
     check(impl, np.tile(np.array([[1, 0], [2, 1], [0, 2]], np.int32), (11_000, 1)), 3)
 
@@ -87,11 +93,12 @@ def test_first_choices_come_before_second_choices(impl, seed, tokens, capacity):
 @example(tokens=9, n_experts=8, top_k=2, factor=1.25, rounding="ceil", least=0)
 @example(tokens=3, n_experts=8, top_k=1, factor=1.0, rounding="floor", least=4)
 @example(tokens=10, n_experts=8, top_k=1, factor=1.25, rounding="floor", least=4)
+@example(tokens=9, n_experts=1, top_k=1, factor=0.5, rounding="floor", least=0)
 @example(tokens=2**31 + 1, n_experts=2, top_k=1, factor=1.0, rounding="ceil", least=0)  # exactly
 def test_capacity_is_the_fair_share_times_a_factor(impl, tokens, n_experts, top_k, factor, rounding, least):
     share = Fraction(factor) * tokens * top_k / n_experts
     # A whole number that is reached through thirds may come out a little higher or lower.
-    assume(share.denominator > 1 or n_experts in (2, 8))
+    assume(share.denominator > 1 or n_experts in (1, 2, 8))
     expected = max(floor(share) if rounding == "floor" else ceil(share), least)
     config = RouterConfig(top_k, capacity_factor=factor, capacity_rounding=rounding, min_capacity=least)
     assert_equal(impl.expert_capacity(tokens, n_experts, config), expected, "expert_capacity()")

@@ -88,6 +88,15 @@ def test_of_equal_scores_the_lower_id_comes_first(impl, scoring):
     assert_integers(actual.experts, [[0, 1, 2], [1, 4, 5], [6, 7, 0]], "experts")
 
 
+@requirement("MOE-01")
+@pytest.mark.parametrize("tokens", [1, 50])
+def test_small_scores_are_told_apart(impl, tokens):
+    """The probabilities of 16 experts, each 4.5 times that of the next one, end at 10^-10."""
+    rng, config = np.random.default_rng(1), RouterConfig(14)
+    logits = 1.5 * np.array([rng.permutation(16) for _ in range(tokens)], np.float32)
+    assert_routing(impl.route(logits, config), reference.route(logits, config))
+
+
 ORDERED = {
     "softmax": (RouterConfig(4), False),
     "softmax, biased": (RouterConfig(3), True),

@@ -259,6 +259,7 @@ PIECES = [
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=8), count=st.integers(0, 3))
 @example(pieces=["Neon, ", "[2, 3]", "é😀", "[1]", "[1]"], count=2)
 @example(pieces=["[1]"], count=0)
+@example(pieces=["[0]", "[12]"], count=2)
 def test_what_an_answer_cites(impl, pieces, count):
     answer, chunks = "".join(pieces), chunks_of(*"xyz"[:count])
     assert_equal(impl.citations(answer, chunks), TRUTH.citations(answer, chunks), f"citations of {answer!r}")

@@ -141,6 +141,7 @@ def test_the_second_sibling_of_the_example(impl, replacement, expected):
 @given(seed=SEEDS, parents=st.sampled_from(SHAPES), replacement=st.booleans())
 @example(seed=1, parents=SHAPES[4], replacement=False)
 @example(seed=2, parents=SHAPES[0], replacement=True)
+@example(seed=2, parents=SHAPES[1], replacement=False)
 def test_without_chance_a_rejected_sibling_is_taken_out(impl, seed, parents, replacement):
     tree, *rest = case(seed, parents, False, False)
     check(impl, (TokenTree(tree.tokens, tree.parents, replacement), *rest))
