@@ -328,7 +328,8 @@ def bench(
 def audit(
     topic: TopicNames = None,
     seeds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many seeds right code is judged with.")
+        int,
+        typer.Option(metavar="N", min=1, help="How many seeds right code and known bugs are judged with."),
     ] = 3,
 ) -> None:
     """Prove what the suite catches and accuses; minutes a topic, goes on where it was interrupted."""

@@ -17,6 +17,7 @@ class Card:
     requirements: int = 0
     tests: int = 0
     killed: list[int] = field(default_factory=lambda: [0, 0])  # known bugs
+    again: list[int] = field(default_factory=lambda: [0, 0])  # the same at other seeds, one count a seed
     named: list[int] = field(default_factory=lambda: [0, 0])  # of those that an answer shows, by some test
     named_at_first: list[int] = field(default_factory=lambda: [0, 0])  # by the first that fails, among all
     alone: int = 0  # of these, named and no other bug with it
@@ -28,6 +29,7 @@ class Card:
     mutants: list[int] = field(default_factory=lambda: [0, 0])  # killed, of those that can be observed
     unobservable: int = 0
     survivors: list[str] = field(default_factory=list)  # titles of bugs, checks and mutants nobody caught
+    lucky: list[str] = field(default_factory=list)  # known bugs that live at some seed
     unnamed: list[str] = field(default_factory=list)
     idle_tests: list[str] = field(default_factory=list)  # never seen to fail
     undefended: list[str] = field(default_factory=list)  # requirements whose tests catch no defect
@@ -41,6 +43,7 @@ class Card:
             f"{what}: {', '.join(names)}"
             for what, names in (
                 ("lives", [name for name in self.survivors if not name.startswith("solution/")]),
+                ("lives at a seed", self.lucky),
                 ("never seen to fail", self.idle_tests),
                 ("no defect is caught by the tests of", self.undefended),
                 ("right code was accused", self.accused),
@@ -77,6 +80,10 @@ def card(topic: str, found: Mapping[Job, Any]) -> Card:
             card.alone += bug["named at first"] == [own]
             if not by_some_test:
                 card.unnamed.append(bug["defect"])
+    for run in of["again"]:
+        card.again[0] += run["tried"] - len(run["lived"])
+        card.again[1] += run["tried"]
+        card.lucky += [f"seed {run['seed']}: {name}" for name in run["lived"]]
     for check in _flat(of["checks"]):
         _count(card.checks, bool(check["seen"]))
         if not check["seen"]:

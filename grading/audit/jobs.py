@@ -44,7 +44,10 @@ class Job:
 
 
 def jobs(topic: str, seeds: int) -> Iterator[Job]:
-    """All of the proof for a topic; right code is judged with this many seeds."""
+    """All of the proof for a topic; right code, and known bugs once more, are judged with this many seeds."""
+    for seed in range(1, seeds + 1):
+        for start in range(0, len(known_bugs(topic)), 5 * BATCH):
+            yield Job("again", topic, (seed, start), 15)
     for kind, defects in (("bugs", known_bugs(topic)), ("checks", removed_checks(topic))):
         for start in range(0, len(defects), BATCH):
             yield Job(kind, topic, (start,), 20)
@@ -80,6 +83,15 @@ def _bugs(topic: str, start: int) -> list[dict[str, Any]]:
         }
         for bug in bugs
     ]
+
+
+def _again(topic: str, seed: int, start: int) -> dict[str, Any]:
+    """Which known bugs the tests of their own requirement let live with this seed."""
+    bugs = known_bugs(topic)[start : start + 5 * BATCH]
+    candidates = [edited_reference(bug.key, bug, frozenset({bug.requirement})) for bug in bugs]
+    found = verdicts(candidates, topic, seed=seed, first_failure=True)
+    lived = [bug.key for bug in bugs if not _seen(found[bug.key])]
+    return {"seed": seed, "tried": len(bugs), "lived": lived}
 
 
 def _names(found: list[Verdict], title: str) -> list[str]:
@@ -169,6 +181,7 @@ def _attacks(topic: str, tier: str) -> dict[str, Any]:
 
 KINDS: dict[str, Callable[..., Any]] = {
     "bugs": _bugs,
+    "again": _again,
     "checks": _checks,
     "cheats": _cheats,
     "tests": _tests,

@@ -16,9 +16,9 @@ A verdict is worth what the judge is. So the judge is judged, by `week3 audit`, 
 page is what it wrote. Nothing on it was typed by hand.
 
 - **Known bugs** are single edits of the ground truth, each a mistake that people make. All must be
-  caught by the tests of their own requirement. Named: a failing test said which bug it is. «At
-  first» is stricter: the first test that fails, compared with every known bug of its topic, has the
-  right one among its names.
+  caught by the tests of their own requirement, whatever the seed. Named: a failing test said which bug
+  it is. «At first» is stricter: the first test that fails, compared with every known bug of its topic,
+  has the right one among its names.
 - **Removed checks** leave out one check of arguments each. **Cheats** are modules whose functions
   return nothing, zero or their input, or always raise: they must earn nothing.
 - **False alarms**: the ground truth, the MLX solution and a right implementation of another
@@ -65,6 +65,7 @@ ROWS: list[tuple[str, Any]] = [
     ("requirements", lambda card: str(card["requirements"])),
     ("tests", lambda card: str(card["tests"])),
     ("known bugs caught", _pair("killed")),
+    ("… at other seeds, each counted", _pair("again")),
     ("… named by a test", _pair("named")),
     ("… named at first", _at_first),
     ("removed checks missed by a test", _pair("checks")),
@@ -90,6 +91,7 @@ def _details(card: dict[str, Any]) -> str:
     ]
     for name, what in (
         ("survivors", "Lives"),
+        ("lucky", "Lives at a seed"),
         ("unnamed", "Caught and named by no test"),
         ("idle_tests", "Never seen to fail"),
         ("undefended", "No defect is caught by the tests of"),

@@ -105,9 +105,11 @@ def test_bars_that_are_missed_are_said():
     clean = card.Card("moe", killed=[3, 3], mutants=[19, 20], named_at_first=[9, 10])
     assert clean.missed() == []
     clean.survivors, clean.accused = ["MOE-01 forgets", "solution/moe/x.py: `a` became `b`"], ["solution"]
+    clean.lucky = ["seed 2: MOE-01 forgets"]
     clean.mutants, clean.named_at_first = [18, 20], [8, 10]
     assert clean.missed() == [
         "lives: MOE-01 forgets",
+        "lives at a seed: seed 2: MOE-01 forgets",
         "right code was accused: solution",
         "mutants: 18 of 20 killed, expected 95 %",
         "named: 8 of 10, expected 90 %",

@@ -113,3 +113,22 @@ def test_options_out_of_range_are_refused(generate, options, message):
     with pytest.raises(InvalidArgument, match="max_tokens: expected at least 0, got -1"):
         next(generate(model, [0], max_tokens=-1))
     assert context == []
+
+
+@pytest.mark.parametrize(
+    ("says", "calls"),
+    [({}, [512, 88]), ({"rope_changes_after": 550}, [600]), ({"per_call": ("prompt compression",)}, [600])],
+    ids=["nothing", "frequencies that change", "what is decided once a call"],
+)
+def test_what_needs_a_prompt_in_one_call_gets_it(says, calls):
+    model, _ = toy(max_length=1000)
+    seen = []
+
+    def forward(tokens):
+        seen.append(len(tokens))
+        return model.forward(tokens)
+
+    target = Model(VOCAB, 1000, forward, model.length, model.truncate, **says)
+    options = {"max_tokens": 1, "gamma": 1, "sampling": Sampling(temperature=0.0), "seed": 0}
+    outside("solution.speculative_decoding").generate(target, None, [0] * 600, **options)
+    assert seen == calls
