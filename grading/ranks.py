@@ -137,9 +137,13 @@ class Ranks:
             moment = min(deadline - time.monotonic(), DEADLOCK if stuck else PATIENCE)
             if moment <= 0 or (not self._changed.wait(moment) and stuck):
                 break
+        waits = {each: missed for each, of in sorted(self._waiting.items()) if (missed := of())}
         self._waiting.pop(rank, None)
         if self._broken is not None:
             raise AnotherRankFailed("another rank has failed")
+        if missing() and missing() <= waits.keys() == self._joined - self._left:
+            others = ", ".join(f"{each} for {min(missed)}" for each, missed in waits.items())
+            raise AssertionError(f"rank {rank} waited for {what}, and all wait for each other: {others}")
         assert not missing(), f"rank {rank} waited for {what}: rank {min(missing())} does not take part"
 
     def _stuck(self) -> bool:

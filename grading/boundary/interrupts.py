@@ -1,15 +1,16 @@
 """Ends a call that runs in this process: when its time is up, and when the user presses Ctrl-C.
 
-Only what runs in the main thread can be ended so, between two steps of Python. While a debugger is in use no
-call is: it traces this thread, or is registered with `sys.monitoring`. Where a timer runs already, such as
-that of pytest-timeout, it stays the only one.
+Only Python can be ended so, between two of its steps. While a debugger is in use no call is: it traces this
+thread, or is registered with `sys.monitoring`. Where a timer runs already, such as that of pytest-timeout, it
+stays the only one.
 """
 
+import bdb
+import ctypes
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 
 from grading.boundary.failures import DeadlinePassed
@@ -17,53 +18,113 @@ from grading.boundary.frames import Remaining
 
 _AGAIN = 5.0  # seconds: what was raised may have been swallowed, by a finaliser for example
 
-_ended = threading.local()  # by: the class to raise where the call began
+_here = threading.local()  # within: whether this thread is in a call that can be ended
 
 
 class Ended(BaseException):
     """Goes through the submission's code, which may catch KeyboardInterrupt and raise it itself."""
 
 
-@contextmanager
-def ending(remaining: Remaining) -> Iterator[None]:
-    """Raises DeadlinePassed when nothing is left, KeyboardInterrupt after Ctrl-C."""
-    here = threading.current_thread() is threading.main_thread()
-    if not here or not hasattr(signal, "setitimer") or getattr(_ended, "watching", False):
-        yield
-        return
-    _ended.watching = True
-    _ended.by = None
+def until_ended(call: Callable[[], None], remaining: Remaining) -> None:
+    """Runs a call. Raises DeadlinePassed where nothing is left, KeyboardInterrupt after Ctrl-C and where a
+    debugger is left."""
+    if getattr(_here, "within", False):
+        return call()
+    _here.within = True
+    try:
+        if threading.current_thread() is not threading.main_thread():
+            call() if remaining() == float("inf") else _in_a_thread(call, remaining)
+        elif hasattr(signal, "setitimer"):
+            _in_the_main_thread(call, remaining)
+        else:
+            call()
+    except bdb.BdbQuit:
+        raise KeyboardInterrupt from None
+    finally:
+        _here.within = False
+
+
+def _in_the_main_thread(call: Callable[[], None], remaining: Remaining) -> None:
     limited = remaining() < float("inf") and not any(signal.getitimer(signal.ITIMER_REAL)) and not debugging()
     own_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    running = False
+    why: type[BaseException] | None = None
 
-    def end(error: type[BaseException]) -> None:
-        _ended.by = error
-        raise Ended
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        nonlocal why
+        why = (
+            KeyboardInterrupt  # raised at the end at the latest, should somebody swallow what is raised here
+        )
+        if running:
+            raise Ended
 
     def time_is_up(number: int, frame: FrameType | None) -> None:
+        nonlocal why
         if debugging():
             signal.setitimer(signal.ITIMER_REAL, 0)
         elif (left := remaining()) > 0:  # the test's own code ran meanwhile, which costs nothing
             signal.setitimer(signal.ITIMER_REAL, left, _AGAIN)
-        else:
-            end(DeadlinePassed)
+        elif running:
+            why = why or DeadlinePassed
+            raise Ended
 
     try:
         if own_interrupt:
-            signal.signal(signal.SIGINT, lambda number, frame: end(KeyboardInterrupt))
+            signal.signal(signal.SIGINT, interrupted)
         if limited:
             before = signal.signal(signal.SIGALRM, time_is_up)
             signal.setitimer(signal.ITIMER_REAL, max(remaining(), 1e-3), _AGAIN)
-        yield
-    except Ended:
-        raise _ended.by from None
+        try:
+            running = True
+            call()
+        finally:
+            running = False
     finally:
         if limited:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         if own_interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        _ended.watching = False
+        if why is not None:
+            raise why from None
+
+
+def _in_a_thread(call: Callable[[], None], remaining: Remaining) -> None:
+    """Signals reach the main thread alone; another one is sent an exception by a thread that watches it."""
+    mine, over, sending = threading.get_ident(), threading.Event(), threading.Lock()
+    in_time = True
+
+    def watch() -> None:
+        nonlocal in_time
+        pause = max(remaining(), 0)
+        while not over.wait(pause):
+            pause = remaining()
+            if pause <= 0:
+                pause = _AGAIN
+                with sending:
+                    if not over.is_set() and not debugging():
+                        in_time = False
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                            ctypes.c_ulong(mine), ctypes.py_object(Ended)
+                        )
+
+    def let_go() -> None:
+        """From here on nothing is sent, and what was sent has come."""
+        while True:
+            try:
+                with sending:
+                    over.set()  # a call: what was sent before comes within it
+                return
+            except Ended:
+                continue
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        call()
+    finally:
+        let_go()
+        if not in_time:
+            raise DeadlinePassed from None
 
 
 def debugging() -> bool:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from grading.boundary.failures import BoundaryFailure, ChannelClosed, DeadlinePassed, ProtocolViolation
 from grading.boundary.frames import MAX_TOTAL, Channel, Frame, Remaining
-from grading.boundary.interrupts import ending
+from grading.boundary.interrupts import until_ended
 from grading.boundary.peer import Call, Inbox, Peer, Reply
 
 _CALLBACKS_AT_ONCE = 32
@@ -26,8 +26,7 @@ class LocalLink:
         self._other = other
 
     def send(self, frame: Frame, remaining: Remaining) -> None:
-        with ending(remaining):
-            self._other.route(frame.copy())
+        until_ended(lambda: self._other.route(frame.copy()), remaining)
 
     def next(self, inbox: Inbox, remaining: Remaining) -> Call | Reply | None:
         return inbox.get_nowait()  # it came while `send` ran

@@ -16,6 +16,7 @@ import itertools
 import queue
 import threading
 import time
+from bdb import BdbQuit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -304,7 +305,7 @@ class Peer:
                 content = packer.pack(value)
                 gave(value)
             return packer.frame(["return", call.id, self.imports.take_releases(), content])
-        except Ended:  # not by the submission: the call is over
+        except (Ended, BdbQuit):  # not by the submission: the call is over
             raise
         except BaseException as error:  # SystemExit and pytest's outcomes too: the other side decides
             if self._trusted and (isinstance(error, _OF_TESTS) or not isinstance(error, Exception)):

@@ -30,6 +30,7 @@ def main() -> None:
     for finder in list(sys.meta_path):
         if getattr(finder, "__module__", "").startswith("__editable__"):
             sys.meta_path.remove(finder)
+    sys.breakpointhook = _nobody_there
     frameworks.start(framework)
     wanted = contract(topic)
     service = Service(wanted, framework, lambda: loading.load(Path(folder), topic))
@@ -46,3 +47,7 @@ def main() -> None:
         link.run(ended=lambda: os._exit(0))
     except ChannelClosed:
         os._exit(0)
+
+
+def _nobody_there(*_: object, **__: object) -> None:
+    raise RuntimeError("breakpoint() needs --in-process: nobody can type here")

@@ -66,7 +66,3 @@ def replay(item: pytest.Function, blob: str | None) -> None:
     """The test runs on this input alone; on inputs of the seed again with None."""
     again = (hypothesis.__version__, blob.encode()) if blob else None
     item.obj._hypothesis_internal_use_reproduce_failure = again
-
-
-def silent(text: object) -> None:
-    """Hypothesis' own remarks: what matters is in the notes of the failure."""

@@ -142,33 +142,40 @@ class Judge:
         assert topic is not None, f"{pyfuncitem.nodeid} judges no topic"
         trial = self.trial(name, topic)
         result = pyfuncitem.stash[REPORTED] = TestResult(node_of(pyfuncitem), "passed")
+        remarks: list[object] = []  # of Hypothesis, which tells the input of a replay in no other way
         inputs.shrink_for(0.0 if (name, requirement) in self.broken else SHRINK_SECONDS)
         try:
             trial.begin()
             trial.check()
-            with recorded(pyfuncitem, trial, self.blobs.get(result.node)), with_reporter(inputs.silent):
+            with recorded(pyfuncitem, trial, self.blobs.get(result.node)), with_reporter(remarks.append):
                 return (yield)
         except NoSmallerInput as final:
             failure = final.__cause__
             assert failure is not None
             trial.end()
-            self._explain(failure, result, trial, name, requirement)
+            self._explain(failure, result, trial, name, requirement, remarks)
             raise failure.with_traceback(None) from None
         except Declined as declined:
             result.outcome, result.message, result.declined = "declined", str(declined), list(declined.names)
             pytest.skip(str(declined))
         except Exception as failure:
             trial.end()
-            self._explain(failure, result, trial, name, requirement)
+            self._explain(failure, result, trial, name, requirement, remarks)
             raise
         finally:
             trial.end()
 
     def _explain(
-        self, failure: BaseException, result: TestResult, trial: Trial, candidate: str, requirement: str
+        self,
+        failure: BaseException,
+        result: TestResult,
+        trial: Trial,
+        candidate: str,
+        requirement: str,
+        remarks: Sequence[object],
     ) -> None:
         result.outcome = "error" if isinstance(failure, NOT_RUN) else "failed"
-        notes = our_notes(failure)
+        notes = our_notes([*getattr(failure, "__notes__", []), *map(str, remarks)])
         result.message = message_of(failure, notes)
         result.blob = blob_of(notes)
         result.output = trial.session.output()

@@ -1,8 +1,9 @@
 """What a failure is called: a few lines, with the smallest input that shows it."""
 
 import re
+from collections.abc import Iterable
 
-from grading.boundary.failures import BoundaryFailure
+from grading.boundary.failures import BoundaryFailure, SubmissionError
 from grading.boundary.places import called_at
 
 OUR_NOTES = ("Failing test case", "Falsifying example", "You can reproduce")  # the submission writes others
@@ -10,9 +11,8 @@ FIXTURES = ("impl=", "described=", "far_id=", "memory_growth=")  # in an example
 MESSAGE_LENGTH = 2000  # characters of a message, half of them for the smallest input
 
 
-def our_notes(failure: BaseException) -> str:
+def our_notes(notes: Iterable[str]) -> str:
     """What Hypothesis noted about the failing input."""
-    notes = getattr(failure, "__notes__", [])
     return "\n".join(note for note in notes if note.lstrip().startswith(OUR_NOTES))
 
 
@@ -28,6 +28,8 @@ def message_of(failure: BaseException, notes: str) -> str:
     called, place = called_at(failure)
     if not isinstance(failure, (AssertionError, BoundaryFailure)):
         text = f"{called} raised {type(failure).__name__}: {text}".lstrip()
+    elif isinstance(failure, SubmissionError) and called:
+        text = f"{called} raised {text}"
     text += f"\nin {place}" if place else ""
     example = re.search(r"(?:Failing test case|Falsifying example): \w+\((.*?)\n\)", notes, re.DOTALL)
     if example:

@@ -7,7 +7,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from hypothesis.errors import Unsatisfiable
+from hypothesis.errors import DidNotReproduce, Unsatisfiable
 
 from grading.boundary.failures import (
     BoundaryFailure,
@@ -119,6 +119,8 @@ class recorded:
 
     An input whose calls ask for what is declined is none, as if the test had assumed otherwise. Where that
     happened and no other input failed, Declined is raised at the end.
+
+    blob: the one input of a replay. Where it fails no more, nothing is raised.
     """
 
     def __init__(self, item: pytest.Function, trial: Trial, blob: str | None) -> None:
@@ -137,12 +139,16 @@ class recorded:
         self.handle.inner_test = self._watched(self.inner)
         inputs.replay(self.item, self.blob)
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if self.handle is not None:
             self.handle.inner_test = self.inner
             inputs.replay(self.item, None)
-        if self.declined and (error is None or isinstance(error, Unsatisfiable | TooFewInputs)):
+        no_input = Unsatisfiable | TooFewInputs | DidNotReproduce
+        if self.declined and (error is None or isinstance(error, no_input)):
             raise Declined(tuple(dict.fromkeys(name for names in self.declined for name in names))) from None
+        if isinstance(error, DidNotReproduce) and not self.judged:
+            raise GivenUp("not run: the input of the report is none of this test") from None
+        return isinstance(error, DidNotReproduce)
 
     def _watched(self, test: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(test)

@@ -1,16 +1,21 @@
 """A judge may run inside a test that another one judges, as it does here: it leaves nothing behind."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import hypothesis
+import pytest
 from hypothesis.internal.conjecture import engine, providers
 
 from grading.audit.runs import verdicts
 from grading.candidates import in_process
 from grading.clone import ROOT
+from grading.files import to_json
+from grading.grade import grade
 from grading.judging import inputs
+from grading.terminal import Silent
 
 
 def state():
@@ -65,3 +70,45 @@ def test_a_debugger_stops_where_the_submission_failed(tmp_path):
     )
     assert "paged_attention.py(3)slot_mapping()" in done.stdout
     assert "(Pdb) True" in done.stdout
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A folder whose pool counts one block too many, and the report of what fails."""
+    for name in ("week3.toml", "paged_attention.py"):
+        shutil.copy(ROOT / "reference" / name, tmp_path / name)
+    module = tmp_path / "paged_attention.py"
+    right = module.read_text(encoding="utf-8")
+    wrong = right.replace("return self.refs.count(0)", "return self.refs.count(0) + 1")
+    assert wrong != right
+    module.write_text(wrong, encoding="utf-8")
+    report = graded(tmp_path)
+    assert report.requirements["PA-17"].status == "broken"
+    return tmp_path, to_json(report)
+
+
+def graded(folder, report=None):
+    options = {"topics": ["paged_attention"], "only": {"PA-17"}, "seed": 7, "isolation": "in-process"}
+    return grade(folder, **options, replay=report, listener=Silent())
+
+
+def test_a_replay_tells_the_input_again(broken):
+    folder, report = broken
+    again = graded(folder, report).requirements["PA-17"]
+    assert again.status == "broken"
+    assert "smallest input: " in again.message
+    assert again.message == report["requirements"]["PA-17"]["message"]
+
+
+def test_a_replay_of_what_is_mended_is_met(broken):
+    _, report = broken
+    assert graded(ROOT / "reference", report).requirements["PA-17"].status == "met"
+
+
+def test_a_replay_of_another_input_comes_to_no_verdict(broken):
+    _, report = broken
+    recorded = report["requirements"]["PA-17"]
+    recorded["replay"] = dict.fromkeys(recorded["replay"], "AAE=")
+    found = graded(ROOT / "reference", report).requirements["PA-17"]
+    assert found.status == "error"
+    assert "the input of the report is none of this test" in found.message

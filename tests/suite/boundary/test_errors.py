@@ -35,7 +35,7 @@ def test_an_error_tells_what_was_called_and_the_line_that_raised_it(submission):
     assert text == f"apply raised KeyError: 'x'\nin probe.py:{line + 1}, in raises: raise error"
     with pytest.raises(SubmissionError) as caught:
         submission.act("raises(Other('odd'))")
-    assert message_of(caught.value, "").startswith("Other: odd\nin probe.py:")
+    assert message_of(caught.value, "").startswith("act raised Other: odd\nin probe.py:")
 
 
 def test_an_error_of_the_language_tells_the_line_that_is_wrong(place, probe):

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -109,6 +110,15 @@ def test_an_endless_call_is_ended_in_process_too(hurried):
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
+def test_an_endless_call_in_another_thread_is_ended_too(hurried):
+    hurried.describe()
+    with ThreadPoolExecutor(1) as threads:
+        endless = threads.submit(hurried.namespace.act, "[1 for _ in iter(int, 1)]")
+        with pytest.raises(CallTimeout, match=r"^act did not answer within 0\.3 s; the call was ended"):
+            endless.result(timeout=5)
+        assert threads.submit(hurried.namespace.echo, 1).result(timeout=5) == 1
+
+
 def test_what_a_test_does_meanwhile_costs_no_time_in_process(hurried):
     assert hurried.namespace.apply(lambda: time.sleep(0.6) or 5) == 5
 
@@ -132,15 +142,49 @@ def test_no_time_is_up_in_a_debugger_nor_beside_another_timer(hurried):
         signal.signal(signal.SIGALRM, handler)
 
 
-def test_control_c_ends_the_run_and_not_only_the_call(hurried, monkeypatch):
+@pytest.fixture
+def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # CI may ignore it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            hurried.namespace.act("__import__('signal').raise_signal(2)")
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_control_c_ends_the_run_and_not_only_the_call(hurried, interruptible):
+    with pytest.raises(KeyboardInterrupt):
+        hurried.namespace.act("__import__('signal').raise_signal(2)")
     assert hurried.namespace.echo(1) == 1
+
+
+def test_control_c_when_a_call_has_just_ended_is_no_failure_of_it(hurried, interruptible, monkeypatch):
+    hurried.describe()
+    setitimer = signal.setitimer
+
+    def interrupted(which, seconds, *again):
+        if seconds == 0:
+            signal.raise_signal(signal.SIGINT)
+        return setitimer(which, seconds, *again)
+
+    monkeypatch.setattr(signal, "setitimer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hurried.namespace.act("1")
+
+
+def test_control_c_that_somebody_swallows_ends_the_run_after_the_call(hurried, interruptible):
+    hurried.describe()
+    swallowed = "exec('try: __import__(\"signal\").raise_signal(2)\\nexcept BaseException: 1')"
+    with pytest.raises(KeyboardInterrupt):
+        hurried.namespace.act(swallowed)
+
+
+def test_who_leaves_the_debugger_leaves_the_run(hurried):
+    with pytest.raises(KeyboardInterrupt):
+        hurried.namespace.act("exec('raise __import__(\"bdb\").BdbQuit')")
+
+
+def test_in_a_sandbox_nobody_is_at_the_debugger(spawn):
+    with pytest.raises(RuntimeError, match="needs --in-process"):
+        spawn().namespace.act("breakpoint()")
 
 
 def test_the_project_is_out_of_sight(spawn):
