@@ -1,12 +1,13 @@
 """`Agent.run`: limits, ends, circles, and what is left whole when somebody cancels."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from grading.marks import requirement
 from grading.matching import assert_equal, refused
-from spec import Cancelled, InvalidArgument
+from spec import Cancelled, InvalidArgument, ToolFailure
 from spec.agent import Limits, Reply, RetryPolicy, StopReason
 from tests.week3.agent.cases_loop import USER, Chat, agent, asks, assert_whole, block, outcomes, run
 from tests.week3.agent.cases_toolbox import ERROR, INTERRUPTED, OK, SKIPPED, TIMEOUT, UNKNOWN, toolbox
@@ -409,6 +410,25 @@ def test_who_polls_is_in_no_circle(impl):
     assert_equal(end(found), (MODEL_CALLS, 5), "end where the results differ")
     found = run(impl, Chat(asks(n=1, tool="nobody")), model_calls=5, repeats=2)
     assert_equal((end(found), outcomes(found)), ((LOOP, 2), [(UNKNOWN, 0)] * 2), "end where nobody answers")
+
+
+@requirement("AG-33")
+def test_the_same_text_with_another_status_is_no_circle(impl):
+    """Every other time it is an error that says what the others return."""
+    first = Chat(asks("final", n=1))
+    said = run(impl, first, model_calls=1).results[0].content
+    chat = Chat(asks(n=1))
+
+    def function(arguments, context):
+        chat.act("act", arguments, context)
+        if len(chat.told) % 2:
+            raise ToolFailure("<<no such city 1>>")
+        return said
+
+    found = run(impl, chat, replace(chat.tool(), function=function), model_calls=5, repeats=3)
+    assert_equal(
+        (end(found), [each.content for each in found.results]), ((MODEL_CALLS, 5), [said] * 5), "end"
+    )
 
 
 @requirement("AG-33")

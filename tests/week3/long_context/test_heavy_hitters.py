@@ -62,6 +62,13 @@ def test_a_step_attends_before_it_gives_anything_up(impl, seed, sizes, heads, dt
 
 
 @requirement("LC-75")
+def test_a_head_may_be_one_channel_wide(impl):
+    queries, keys, values = (normal(np.random.default_rng(i), (3, 1, 1)) for i in range(3))
+    actual = impl.HeavyHitterCache(5, 2, 1, 1).step(queries, keys, values)
+    assert_matches(actual, reference.attend_last(queries, keys, values))
+
+
+@requirement("LC-75")
 @pytest.mark.parametrize(
     ("dtype", "magnitude", "scale"), [("float32", 400.0, None), ("float16", 20_000.0, 1e-3)]
 )

@@ -107,6 +107,18 @@ def test_scores_are_those_of_the_reranker(impl, k):
 
 
 @requirement("RAG-42")
+@pytest.mark.parametrize("retrieval", ["bm25", "dense", "hybrid"])
+def test_what_scores_little_before_the_reranker_may_score_enough_after(impl, retrieval):
+    """The first search gives 0.2 and less, the reranker 0.25 and 0.5."""
+    caller, lines = Caller(), ["neon a @0 !0.25", "neon b @0 !0.5"]
+    options = {"retrieval": retrieval, "rerank": caller.rerank, "min_score": 0.375}
+    made = pipeline(impl, caller, document("d", *lines), **options)
+    assert_equal(texts(made.retrieve("neon ?1").chunks), lines[1:], "texts found")
+    ((_, seen),) = caller.reranked
+    assert_equal(sorted(each.rstrip() for each in seen), lines, "texts that the reranker got")
+
+
+@requirement("RAG-42")
 def test_no_passage_fits(impl):
     caller, heard = Caller(), []
     made = pipeline(

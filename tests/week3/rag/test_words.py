@@ -192,13 +192,14 @@ def test_a_score_may_be_nothing_or_less(impl):
 
 
 @requirement("RAG-11")
-@given(seed=SEEDS)
-@example(seed=1)
-@example(seed=2)
-def test_adding_and_removing_are_as_building_anew(impl, seed):
+@given(seed=SEEDS, variant=st.sampled_from(["lucene", "okapi"]))
+@example(seed=1, variant="lucene")
+@example(seed=2, variant="lucene")
+@example(seed=1, variant="okapi")
+def test_adding_and_removing_are_as_building_anew(impl, seed, variant):
     rng = np.random.default_rng(seed)
     documents = corpus(rng, most=4)
-    index = impl.BM25(documents)
+    index = impl.BM25(documents, variant=variant)
     for _ in range(5):
         if documents and rng.random() < 0.4:
             gone = rng.permutation(list(documents))[: rng.integers(1, 3)].tolist()
@@ -209,10 +210,10 @@ def test_adding_and_removing_are_as_building_anew(impl, seed):
             index.add(more)
             documents = documents | more
         queries = [tuple("abc"), ("d",), ("e",)]
-        expected, allowed = words_scores(documents, queries)
+        expected, allowed = words_scores(documents, queries, variant=variant)
         for query, scores in zip(queries, expected, strict=True):
             assert_scores(index.scores(query), scores, allowed, f"scores of {query}")
-        check_search(index, documents, tuple("abc"), 3)
+        check_search(index, documents, tuple("abc"), 3, variant=variant)
 
 
 @requirement("RAG-11")
