@@ -13,6 +13,8 @@ from grading.boundary.failures import Declined
 from grading.truth import Expected
 from spec import InvalidArgument, SpecError
 
+SHOWN = 160  # characters of two values; of longer ones a part
+
 
 def assert_matches(actual: Any, expected: Expected, what: str = "result") -> None:
     """A float array within the allowance that the input implies. NaN never matches."""
@@ -60,8 +62,21 @@ def assert_equal(actual: Any, expected: Any, what: str = "result") -> None:
         f"{what}: expected {type(expected).__name__} {expected!r}, got {type(actual).__name__} {actual!r}"
     )
     assert actual == expected and _types(actual) == _types(expected), (
-        f"{what}: expected {expected!r}, got {actual!r}"
+        f"{what}: {difference(repr(expected), repr(actual))}"
     )
+
+
+def difference(expected: str, got: str) -> str:
+    """Both, of long ones what stands around the first character that differs."""
+    at = next((i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b), 0)
+    if len(expected) + len(got) <= SHOWN:
+        return f"expected {expected}, got {got}"
+    first = max(0, at - SHOWN // 4)
+    parts = [f"{'… ' * (first > 0)}{text[first : at + SHOWN // 3]}" for text in (expected, got)]
+    parts = [
+        part + " …" * (at + SHOWN // 3 < len(text)) for part, text in zip(parts, (expected, got), strict=True)
+    ]
+    return f"character {at} differs: expected {parts[0]}, got {parts[1]}"
 
 
 def _types(value: Any) -> Any:
@@ -153,6 +168,9 @@ def check_refusals(
                 function(**{**valid, **replaced})
         except Declined as each:
             declined = each
+        except AssertionError as failure:
+            called = getattr(function, "__qualname__", getattr(function, "__name__", "the call"))
+            raise AssertionError(f"{called}: {failure}") from failure
     if declined is not None:
         raise declined
 

@@ -14,6 +14,7 @@ from grading.terminal import printable, pytest_command
 
 _IN_FULL = 3  # broken roots told with all that is known; more than that nobody reads at once
 _IN_BRIEF = 8  # and these with a line each
+_PRINTED = 3  # lines
 _BAR = 24
 
 
@@ -69,6 +70,7 @@ def scorecard(
     told = _with_different_bugs(single)[:_IN_FULL]
     for root in told:
         _in_full(root, console, hints or {})
+        _printed(root.requirement, console)
     _in_brief([root for root in single if root not in told], told, console)
     if unwritten:
         _next_function(unwritten[0], console)
@@ -167,10 +169,13 @@ def _topic_in_full(topic: str, message: str, console: Console) -> None:
 
 def _in_full(root: Root, console: Console, hints: Mapping[str, str]) -> None:
     result = root.requirement
-    console.print(
-        Text.assemble((f"\n{result.id} · {result.title}", "bold red"), (f" · {result.level}", "dim"))
-    )
-    _indented(_shortened(result.message), console)
+    if not_imported := _not_imported(result):
+        console.print(Text(f"\n{not_imported[:-2]}", "bold red"))
+    else:
+        console.print(
+            Text.assemble((f"\n{result.id} · {result.title}", "bold red"), (f" · {result.level}", "dim"))
+        )
+    _indented(_shortened(result.message.removeprefix(f"{not_imported}raised ")), console)
     verb = "is" if len(result.diagnosis) == 1 else "may be"
     for title in result.diagnosis[:_IN_FULL]:
         _indented(f"This {verb} what happens when an implementation {title}.", console, "yellow")
@@ -180,6 +185,19 @@ def _in_full(root: Root, console: Console, hints: Mapping[str, str]) -> None:
         _indented(
             f"{_waiting(root)} for this. Mended, it brings up to {root.marks:.1f} marks.", console, "dim"
         )
+
+
+def _not_imported(result: RequirementResult) -> str:
+    """How the message begins where its cause is that the topic's module cannot be imported; else ""."""
+    begins = f"{result.topic} cannot be imported: "
+    return begins if result.message.startswith(begins) else ""
+
+
+def _printed(result: RequirementResult, console: Console) -> None:
+    """The last lines that the submission printed in the test that failed."""
+    if lines := next((test.output for test in result.tests if test.output), "").splitlines():
+        left_out = "… " if len(lines) > _PRINTED else ""
+        _indented(f"It printed: {left_out}" + _shortened("\n".join(lines[-_PRINTED:])), console, "dim")
 
 
 def _waiting(root: Root) -> str:
@@ -210,7 +228,7 @@ def _commands(report: Report, result: RequirementResult, console: Console, json_
     path = shlex.quote(printable(report.implementation))
     specified = by_id().get(result.id)
     more = "--hint, --spoil" if specified and specified.hint else "--spoil"
-    lines = [(f"week3 explain {result.id}", f"what must hold; {more}")]
+    lines = [] if _not_imported(result) else [(f"week3 explain {result.id}", f"what must hold; {more}")]
     if json_file and not result.unwritten:
         lines.append((f"week3 replay {shlex.quote(str(json_file))} {result.id}", "its failing inputs again"))
     lines.append((pytest_command(printable(report.implementation), result.id), "its tests in a debugger"))
@@ -248,4 +266,4 @@ def _shortened(message: str, most_lines: int = 12, most_characters: int = 240) -
     kept = [
         line if len(line) <= most_characters else f"{line[:most_characters]} …" for line in lines[:most_lines]
     ]
-    return "\n".join(kept if kept == lines else [*kept, "(all of it: --json FILE)"])
+    return "\n".join(kept if kept == lines else [*kept, "(more of it: --json FILE)"])

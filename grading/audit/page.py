@@ -22,12 +22,15 @@ page is what it wrote. Nothing on it was typed by hand.
 - **Removed checks** leave out one check of arguments each. **Cheats** are modules whose functions
   return nothing, zero or their input, or always raise: they must earn nothing.
 - **False alarms**: the ground truth, the MLX solution and a right implementation of another
-  structure pass every test, over many seeds and in every tier of isolation.
+  structure pass every test, at three seeds in process (`--seeds N`: at N) and in every tier of isolation.
 - **Attacks** are hostile submissions, alone and beside right code, in every tier of isolation: they hang,
   crash, forge replies, read files, kill processes. They must change no verdict.
-- **Mutants** are generic changes of the solution that nobody chose: an operator turned, a number
-  off by one. Those that nobody could observe do not count; `tests/suite/unobservable.toml` lists
+- **Mutants** are generic changes of the solution that nobody chose, 30 a topic: an operator turned, a
+  number off by one. Those that nobody could observe do not count; `tests/suite/unobservable.toml` lists
   them with their reasons.
+
+The bars: known bugs, checks and cheats all of them, false alarms none, attacks that gain something none, 95 %
+of the mutants, a bug named at first in 90 %.
 
 """
 

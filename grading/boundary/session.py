@@ -325,6 +325,12 @@ class Isolated(Session):
         self.peer()
         return [pid for end in self._ends if isinstance(end, Child) for pid in end.family()]
 
+    def start_recording(self) -> None:
+        super().start_recording()
+        for end in self._ends:
+            if isinstance(end, Child):
+                end.forget_output()  # it is that of another input
+
     def output(self) -> str:
         tails = [end.output_tail() for end in self._ends if isinstance(end, Child)]
         return "".join(tails).strip()[-_TAIL:]

@@ -76,6 +76,10 @@ class Child:
             self._drain.join(0.5)  # the last words may still be on their way
         return self._output.text()
 
+    def forget_output(self) -> None:
+        """The tail begins anew, with what is written from here on."""
+        self._output.forget()
+
     def close(self) -> None:
         """Ends it and removes its private folder. May be called again."""
         self._close()
@@ -158,6 +162,12 @@ class Output:
     def close(self) -> None:
         with self._lock:
             self._stream.close()
+
+    def forget(self) -> None:
+        self.read()
+        with self._lock:
+            self._kept.clear()
+            self._seen = 0
 
     def text(self) -> str:
         with self._lock:

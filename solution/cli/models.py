@@ -63,5 +63,9 @@ def installed(name: str) -> Path:
     """Where it is; ends the command where it is not."""
     path = downloads.installed(name)
     if path is None:
+        try:
+            downloads.place_of(name)
+        except downloads.FetchError as error:
+            output.end(str(error), output.USAGE)
         output.end(f"{name} is not here. `week3 model fetch {name}` brings it", output.USAGE)
     return path

@@ -107,6 +107,21 @@ def test_the_card_names_the_bug_its_hint_and_the_commands_to_go_on(monkeypatch):
         assert line in text
 
 
+def test_what_was_printed_in_the_test_that_failed_is_told():
+    wrong = broken("PA-01")
+    wrong.tests[0].output = "one\ntwo\nthree\nfour"
+    assert "  It printed: … two\n  three\n  four\n" in card(report_of(wrong))
+
+
+def test_what_cannot_be_imported_is_no_failure_of_a_requirement():
+    failed = "paged_attention cannot be imported: raised SyntaxError: invalid syntax\nin paged_attention.py:3"
+    text = card(report_of(broken("PA-01", message=failed)))
+    told = "\npaged_attention cannot be imported\n  SyntaxError: invalid syntax\n  in paged_attention.py:3\n"
+    assert told in text
+    assert "PA-01 · Title" not in text
+    assert "week3 explain" not in text
+
+
 def test_a_bug_is_told_once_where_it_breaks_several_roots():
     text = card(
         report_of(broken("A", diagnosis=["forgets"]), broken("B", diagnosis=["forgets"]), broken("C"))
