@@ -52,9 +52,7 @@ def _in_the_main_thread(call: Callable[[], None], remaining: Remaining) -> None:
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         nonlocal why
-        why = (
-            KeyboardInterrupt  # raised at the end at the latest, should somebody swallow what is raised here
-        )
+        why = KeyboardInterrupt  # raised at the end, should somebody swallow what is raised here
         if running:
             raise Ended
 
@@ -102,7 +100,7 @@ def _in_a_thread(call: Callable[[], None], remaining: Remaining) -> None:
             if pause <= 0:
                 pause = _AGAIN
                 with sending:
-                    if not over.is_set() and not debugging():
+                    if not over.is_set() and not debugging() and not _is_traced(mine):
                         in_time = False
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(
                             ctypes.c_ulong(mine), ctypes.py_object(Ended)
@@ -127,7 +125,16 @@ def _in_a_thread(call: Callable[[], None], remaining: Remaining) -> None:
             raise DeadlinePassed from None
 
 
+def _is_traced(thread: int) -> bool:
+    """Whether a debugger has stopped there, or steps through it."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None and frame.f_trace is None:
+        frame = frame.f_back
+    return frame is not None
+
+
 def debugging() -> bool:
+    """Whether this thread is in a debugger."""
     monitoring = getattr(sys, "monitoring", None)  # Python 3.12
     registered = monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
     return registered or sys.gettrace() is not None

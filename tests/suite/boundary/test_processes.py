@@ -119,6 +119,18 @@ def test_an_endless_call_in_another_thread_is_ended_too(hurried):
         assert threads.submit(hurried.namespace.echo, 1).result(timeout=5) == 1
 
 
+def test_no_time_is_up_in_a_debugger_in_another_thread(hurried):
+    hurried.describe()
+
+    def stepped_through():
+        sys.settrace(lambda *_: lambda *_: None)
+        sys._getframe().f_trace = lambda *_: None  # as set_trace does with all frames
+        return hurried.namespace.act("time.sleep(0.6) or 5")
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(stepped_through).result(timeout=5) == 5
+
+
 def test_what_a_test_does_meanwhile_costs_no_time_in_process(hurried):
     assert hurried.namespace.apply(lambda: time.sleep(0.6) or 5) == 5
 
