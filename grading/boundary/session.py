@@ -9,6 +9,7 @@ Both send every value through the same bytes, so that a test sees no difference.
 import compileall
 import itertools
 import os
+import re
 import shutil
 import socket
 import sys
@@ -332,8 +333,7 @@ class Isolated(Session):
                 end.forget_output()  # it is that of another input
 
     def output(self) -> str:
-        tails = [end.output_tail() for end in self._ends if isinstance(end, Child)]
-        return "".join(tails).strip()[-_TAIL:]
+        return "".join(_last_words(end)[0] for end in self._ends if isinstance(end, Child))
 
     def _open(self, exports: Exports) -> Peer:
         self._end_worker()
@@ -367,10 +367,13 @@ class Isolated(Session):
             return self._timed_out(name, limit, "its process was ended")
         if isinstance(error, ChannelClosed):
             status = _ended(child.exit_status(_LAST_WORDS))
-            output = child.output_tail().strip()[-_TAIL:]
+            output, dump = _last_words(child)
             quoted = f"; its output ends:\n{output}" if output else ""
             during = f"in {name}, " if name in self._called else ""
-            failure = WorkerDied(f"{during}the submission's process {status}{quoted}")
+            below = re.escape(self._tier.path_inside(self._submission, "/submission"))
+            place = re.search(rf'File "{below}/([^"\n]+)", line (\d+) in (\w+)', dump)
+            at = "\nin {}:{}, in {}".format(*place.groups()) if place else ""
+            failure = WorkerDied(f"{during}the submission's process {status}{quoted}{at}")
             self._crashed(name, f"the submission's process {status}")
         else:
             assert isinstance(error, BoundaryFailure)
@@ -392,6 +395,12 @@ class Isolated(Session):
     def close(self) -> None:
         self._end_worker()
         self._staging.cleanup()
+
+
+def _last_words(child: Child) -> tuple[str, str]:
+    """What it printed, and what Python wrote when it crashed: the frames, the innermost first."""
+    printed, _, dump = child.output_tail().partition("Fatal Python error: ")
+    return printed.strip()[-_TAIL:], dump
 
 
 def _ended(status: str) -> str:

@@ -3,6 +3,7 @@
 Stdout and stderr are the submission's own; messages go through the channel, an inherited socket.
 """
 
+import faulthandler
 import os
 import socket
 import sys
@@ -31,6 +32,7 @@ def main() -> None:
         if getattr(finder, "__module__", "").startswith("__editable__"):
             sys.meta_path.remove(finder)
     sys.breakpointhook = _nobody_there
+    faulthandler.enable(all_threads=False)  # of a crash its last words tell where it was
     frameworks.start(framework)
     wanted = contract(topic)
     service = Service(wanted, framework, lambda: loading.load(Path(folder), topic))
