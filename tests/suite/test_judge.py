@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis.internal.conjecture import engine, providers
 
-from grading.audit.runs import verdicts
+from grading.audit.runs import nodes, verdicts
 from grading.candidates import in_process
 from grading.clone import ROOT
 from grading.files import to_json
@@ -70,6 +70,12 @@ def test_a_debugger_stops_where_the_submission_failed(tmp_path):
     )
     assert "paged_attention.py(3)slot_mapping()" in done.stdout
     assert "(Pdb) True" in done.stdout
+
+
+def test_a_test_has_one_name_in_every_run_of_a_process():
+    first, second = nodes("agent"), nodes("agent")
+    assert any("u2003" in node for node in first)
+    assert first == second
 
 
 @pytest.fixture
