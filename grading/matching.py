@@ -68,15 +68,16 @@ def assert_equal(actual: Any, expected: Any, what: str = "result") -> None:
 
 def difference(expected: str, got: str) -> str:
     """Both, of long ones what stands around the first character that differs."""
-    at = next((i for i, (a, b) in enumerate(zip(expected, got, strict=False)) if a != b), 0)
     if len(expected) + len(got) <= SHOWN:
         return f"expected {expected}, got {got}"
-    first = max(0, at - SHOWN // 4)
-    parts = [f"{'… ' * (first > 0)}{text[first : at + SHOWN // 3]}" for text in (expected, got)]
-    parts = [
-        part + " …" * (at + SHOWN // 3 < len(text)) for part, text in zip(parts, (expected, got), strict=True)
-    ]
-    return f"character {at} differs: expected {parts[0]}, got {parts[1]}"
+    pairs = enumerate(zip(expected, got, strict=False))
+    at = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(got)))
+    first, end = max(0, at - SHOWN // 4), at + SHOWN // 3
+
+    def part(text: str) -> str:
+        return "… " * (first > 0) + text[first:end] + " …" * (end < len(text))
+
+    return f"character {at} differs: expected {part(expected)}, got {part(got)}"
 
 
 def _types(value: Any) -> Any:
@@ -169,8 +170,8 @@ def check_refusals(
         except Declined as each:
             declined = each
         except AssertionError as failure:
-            called = getattr(function, "__qualname__", getattr(function, "__name__", "the call"))
-            raise AssertionError(f"{called}: {failure}") from failure
+            called = getattr(function, "__qualname__", "<")
+            raise AssertionError(str(failure) if "<" in called else f"{called}: {failure}") from failure
     if declined is not None:
         raise declined
 

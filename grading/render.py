@@ -194,10 +194,11 @@ def _not_imported(result: RequirementResult) -> str:
 
 
 def _printed(result: RequirementResult, console: Console) -> None:
-    """The last lines that the submission printed in the test that failed."""
+    """The last lines that the submission printed in the test that failed, none of which looks like ours."""
     if lines := next((test.output for test in result.tests if test.output), "").splitlines():
-        left_out = "… " if len(lines) > _PRINTED else ""
-        _indented(f"It printed: {left_out}" + _shortened("\n".join(lines[-_PRINTED:])), console, "dim")
+        _indented("It printed:" + " …" * (len(lines) > _PRINTED), console, "dim")
+        for line in lines[-_PRINTED:]:
+            _indented(_shortened(f"| {line}"), console, "dim")
 
 
 def _waiting(root: Root) -> str:

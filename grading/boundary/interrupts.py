@@ -44,10 +44,15 @@ def until_ended(call: Callable[[], None], remaining: Remaining) -> None:
         _here.within = False
 
 
+def left_the_debugger(error: BaseException) -> bool:
+    """Whether somebody typed `q`: in a sandbox nobody can."""
+    return isinstance(error, bdb.BdbQuit) and getattr(_here, "within", False)
+
+
 def _in_the_main_thread(call: Callable[[], None], remaining: Remaining) -> None:
     limited = remaining() < float("inf") and not any(signal.getitimer(signal.ITIMER_REAL)) and not debugging()
     own_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    running = False
+    before, running = signal.getsignal(signal.SIGALRM), True
     why: type[BaseException] | None = None
 
     def interrupted(number: int, frame: FrameType | None) -> None:
@@ -70,14 +75,14 @@ def _in_the_main_thread(call: Callable[[], None], remaining: Remaining) -> None:
         if own_interrupt:
             signal.signal(signal.SIGINT, interrupted)
         if limited:
-            before = signal.signal(signal.SIGALRM, time_is_up)
+            signal.signal(signal.SIGALRM, time_is_up)
             signal.setitimer(signal.ITIMER_REAL, max(remaining(), 1e-3), _AGAIN)
         try:
-            running = True
             call()
         finally:
             running = False
     finally:
+        running = False
         if limited:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
@@ -116,11 +121,15 @@ def _in_a_thread(call: Callable[[], None], remaining: Remaining) -> None:
             except Ended:
                 continue
 
-    threading.Thread(target=watch, daemon=True).start()
     try:
-        call()
-    finally:
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            call()
+        finally:
+            let_go()
+    except Ended:  # before the call, within it, or as `let_go` began
         let_go()
+    finally:
         if not in_time:
             raise DeadlinePassed from None
 
@@ -134,7 +143,7 @@ def _is_traced(thread: int) -> bool:
 
 
 def debugging() -> bool:
-    """Whether this thread is in a debugger."""
+    """Whether this thread is in a debugger, or any where they register."""
     monitoring = getattr(sys, "monitoring", None)  # Python 3.12
     registered = monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
     return registered or sys.gettrace() is not None

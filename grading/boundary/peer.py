@@ -16,7 +16,6 @@ import itertools
 import queue
 import threading
 import time
-from bdb import BdbQuit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -34,7 +33,7 @@ from grading.boundary.failures import (
     WorkerDied,
 )
 from grading.boundary.frames import Frame, Remaining
-from grading.boundary.interrupts import Ended
+from grading.boundary.interrupts import Ended, left_the_debugger
 from grading.boundary.recording import Exchange, Recording
 from grading.boundary.references import CALLABLE, Exports, Imports, PeerReferences, Proxy, UnknownObject, pull
 from grading.boundary.watch import Watch
@@ -305,9 +304,11 @@ class Peer:
                 content = packer.pack(value)
                 gave(value)
             return packer.frame(["return", call.id, self.imports.take_releases(), content])
-        except (Ended, BdbQuit):  # not by the submission: the call is over
+        except Ended:  # not by the submission: the call is over
             raise
         except BaseException as error:  # SystemExit and pytest's outcomes too: the other side decides
+            if left_the_debugger(error):
+                raise
             if self._trusted and (isinstance(error, _OF_TESTS) or not isinstance(error, Exception)):
                 self._test_failure = self._test_failure or error  # raised again, even if swallowed
             return self._raised(call, error)

@@ -54,6 +54,7 @@ START_SECONDS = 60.0  # importing PyTorch on a busy machine takes several
 _LAST_WORDS = 0.3  # killed sooner, a process that is dying would show the signal that killed it
 _MOST_CRASHES = 2  # of one function
 _TAIL = 2_000  # characters of its output that a failure quotes
+_CRASHED = "Fatal Python error: "
 
 _PROJECT = Path(__file__).resolve().parents[2]
 
@@ -333,7 +334,8 @@ class Isolated(Session):
                 end.forget_output()  # it is that of another input
 
     def output(self) -> str:
-        return "".join(_last_words(end)[0] for end in self._ends if isinstance(end, Child))
+        tails = [end.output_tail() for end in self._ends if isinstance(end, Child)]
+        return "".join(tails).strip()[-_TAIL:]
 
     def _open(self, exports: Exports) -> Peer:
         self._end_worker()
@@ -371,7 +373,7 @@ class Isolated(Session):
             quoted = f"; its output ends:\n{output}" if output else ""
             during = f"in {name}, " if name in self._called else ""
             below = re.escape(self._tier.path_inside(self._submission, "/submission"))
-            place = re.search(rf'File "{below}/([^"\n]+)", line (\d+) in (\w+)', dump)
+            place = re.search(rf'File "{below}/([\w./-]+)", line (\d+) in (\S+)', dump)
             at = "\nin {}:{}, in {}".format(*place.groups()) if place else ""
             failure = WorkerDied(f"{during}the submission's process {status}{quoted}{at}")
             self._crashed(name, f"the submission's process {status}")
@@ -398,9 +400,13 @@ class Isolated(Session):
 
 
 def _last_words(child: Child) -> tuple[str, str]:
-    """What it printed, and what Python wrote when it crashed: the frames, the innermost first."""
-    printed, _, dump = child.output_tail().partition("Fatal Python error: ")
-    return printed.strip()[-_TAIL:], dump
+    """What it printed and why Python crashed, if it did; and the frames, the innermost first."""
+    said = child.output_tail()
+    head, crashed, dump = said.rpartition(_CRASHED)
+    if not crashed:
+        return said.strip()[-_TAIL:], ""
+    reason, _, frames = dump.partition("\n")
+    return f"{head}{crashed}{reason}".strip()[-_TAIL:], frames
 
 
 def _ended(status: str) -> str:

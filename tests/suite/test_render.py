@@ -110,7 +110,7 @@ def test_the_card_names_the_bug_its_hint_and_the_commands_to_go_on(monkeypatch):
 def test_what_was_printed_in_the_test_that_failed_is_told():
     wrong = broken("PA-01")
     wrong.tests[0].output = "one\ntwo\nthree\nfour"
-    assert "  It printed: … two\n  three\n  four\n" in card(report_of(wrong))
+    assert "  It printed: …\n  | two\n  | three\n  | four\n" in card(report_of(wrong))
 
 
 def test_what_cannot_be_imported_is_no_failure_of_a_requirement():

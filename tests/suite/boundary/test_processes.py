@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,9 +10,12 @@ import pytest
 
 from grading.boundary.failures import (
     CallTimeout,
+    DeadlinePassed,
     NotCalledAgain,
+    SubmissionError,
     WorkerDied,
 )
+from grading.boundary.interrupts import until_ended
 from tests.suite.boundary.probes import isolated, write_submission
 
 
@@ -29,7 +33,7 @@ def test_a_death_is_told_and_the_next_call_has_a_fresh_process(spawn):
     with pytest.raises(WorkerDied, match="the worker that held this has ended"):
         box.get()
     assert session.namespace.echo(2) == 2
-    with pytest.raises(WorkerDied, match=r"SIGSEGV[^\n]*\nin probe\.py:\d+, in act$"):
+    with pytest.raises(WorkerDied, match=r"SIGSEGV[\s\S]*\nin probe\.py:\d+, in act$"):
         session.namespace.act("__import__('ctypes').string_at(0)")
     assert session.failures == 2
 
@@ -195,8 +199,36 @@ def test_who_leaves_the_debugger_leaves_the_run(hurried):
 
 
 def test_in_a_sandbox_nobody_is_at_the_debugger(spawn):
+    session = spawn()
     with pytest.raises(RuntimeError, match="needs --in-process"):
-        spawn().namespace.act("breakpoint()")
+        session.namespace.act("breakpoint()")
+    with pytest.raises(SubmissionError, match="BdbQuit"):
+        session.namespace.act("exec('raise __import__(\"bdb\").BdbQuit')")
+    assert session.failures == 0
+
+
+@pytest.mark.parametrize("left", [-1.0, 0.0, 0.001])
+def test_no_time_is_left_in_another_thread(left):
+    """Nothing goes on watching: another job of the thread is its own."""
+    with ThreadPoolExecutor(1) as threads:
+        for _ in range(50):
+            end = time.monotonic() + left
+            job = threads.submit(
+                until_ended, lambda: time.sleep(0.002), lambda end=end: end - time.monotonic()
+            )
+            assert isinstance(job.exception(timeout=5), DeadlinePassed)
+        assert threads.submit(time.sleep, 0.01).exception(timeout=5) is None
+    assert threading.active_count() < 20
+
+
+def test_a_call_that_ends_when_its_time_does_is_in_time_or_not():
+    with ThreadPoolExecutor(1) as threads:
+        for _ in range(200):
+            end = time.monotonic() + 0.002
+            job = threads.submit(
+                until_ended, lambda: time.sleep(0.002), lambda end=end: end - time.monotonic()
+            )
+            assert isinstance(job.exception(timeout=5), DeadlinePassed | None)
 
 
 def test_the_project_is_out_of_sight(spawn):

@@ -181,7 +181,10 @@ def test_bad_arguments_of_paged_attention_are_refused(impl):
             ("queries", {"queries": queries[0]}),
             ("queries/query_lens", {"queries": queries[:2]}),
             ("queries/key_blocks/heads", {"queries": queries[:, :5]}),
-            ("queries/key_blocks/heads", {"key_blocks": keys[:, :0], "value_blocks": values[:, :0]}),
+            (
+                "queries/key_blocks/value_blocks/heads/kv_heads/num_kv_heads",
+                {"key_blocks": keys[:, :0], "value_blocks": values[:, :0]},
+            ),
             ("queries/key_blocks/head_dim", {"queries": queries[:, :, :7]}),
             ("key_blocks", {"key_blocks": keys[0], "value_blocks": values[0]}),
             ("key_blocks/queries", {"key_blocks": keys.astype(np.float16)}),
