@@ -175,7 +175,7 @@ def _in_full(root: Root, console: Console, hints: Mapping[str, str]) -> None:
         console.print(
             Text.assemble((f"\n{result.id} · {result.title}", "bold red"), (f" · {result.level}", "dim"))
         )
-    _indented(_shortened(result.message.removeprefix(f"{not_imported}raised ")), console)
+    _indented(_shortened(result.message.removeprefix(not_imported)), console)
     verb = "is" if len(result.diagnosis) == 1 else "may be"
     for title in result.diagnosis[:_IN_FULL]:
         _indented(f"This {verb} what happens when an implementation {title}.", console, "yellow")

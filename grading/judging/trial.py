@@ -101,9 +101,8 @@ class Trial:
         except NotAttempted as failure:
             raise NoSmallerInput from failure
         except Exception as failure:  # whatever the submission raises when it is imported
-            said = (
-                f"{self.topic} cannot be imported: {message_of(failure, '').removeprefix(DESCRIBE).lstrip()}"
-            )
+            raised = message_of(failure, "").removeprefix(f"{DESCRIBE} ").removeprefix("raised ")
+            said = f"{self.topic} cannot be imported: {raised}"
             if self._told:
                 raise GivenUp(f"not run: {said}") from None
             self._told = True

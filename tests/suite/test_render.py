@@ -114,7 +114,7 @@ def test_what_was_printed_in_the_test_that_failed_is_told():
 
 
 def test_what_cannot_be_imported_is_no_failure_of_a_requirement():
-    failed = "paged_attention cannot be imported: raised SyntaxError: invalid syntax\nin paged_attention.py:3"
+    failed = "paged_attention cannot be imported: SyntaxError: invalid syntax\nin paged_attention.py:3"
     text = card(report_of(broken("PA-01", message=failed)))
     told = "\npaged_attention cannot be imported\n  SyntaxError: invalid syntax\n  in paged_attention.py:3\n"
     assert told in text
