@@ -25,6 +25,7 @@ RIGHT = {
     "another structure": ROOT / "tests" / "alternatives",
 }
 BATCH = 20  # defects that one job tries
+SWEEP = 100  # known bugs that one job tries with another seed
 MUTANTS = 30  # a topic
 ATTACKED = "paged_attention"  # what attacks hide in; they are on the judge, whatever the topic
 
@@ -46,7 +47,7 @@ class Job:
 def jobs(topic: str, seeds: int) -> Iterator[Job]:
     """All of the proof for a topic; right code, and known bugs once more, are judged with this many seeds."""
     for seed in range(1, seeds + 1):
-        for start in range(0, len(known_bugs(topic)), 5 * BATCH):
+        for start in range(0, len(known_bugs(topic)), SWEEP):
             yield Job("again", topic, (seed, start), 15)
     for kind, defects in (("bugs", known_bugs(topic)), ("checks", removed_checks(topic))):
         for start in range(0, len(defects), BATCH):
@@ -87,7 +88,7 @@ def _bugs(topic: str, start: int) -> list[dict[str, Any]]:
 
 def _again(topic: str, seed: int, start: int) -> dict[str, Any]:
     """Which known bugs the tests of their own requirement let live with this seed."""
-    bugs = known_bugs(topic)[start : start + 5 * BATCH]
+    bugs = known_bugs(topic)[start : start + SWEEP]
     candidates = [edited_reference(bug.key, bug, frozenset({bug.requirement})) for bug in bugs]
     found = verdicts(candidates, topic, seed=seed, first_failure=True)
     lived = [bug.key for bug in bugs if not _seen(found[bug.key])]
