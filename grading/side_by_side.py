@@ -1,4 +1,4 @@
-"""Judges several topics at once, each in a trusted process of its own, which tells this one what it found."""
+"""Judges several jobs at once, in trusted processes of their own, which tell this one what they found."""
 
 import multiprocessing
 import os
@@ -7,71 +7,81 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
-Told = Callable[[Any], None]  # takes what a topic's process has to say
-JudgeTopic = Callable[[str, Told], str]  # judges one topic, tells what it finds, returns why it ended early
+Told = Callable[[Any], None]  # takes what there is to say about a job
+Job = TypeVar("Job", bound=Hashable)
 
 _LAST_SECONDS = 10.0  # for a process to end what it started, after Ctrl-C
 
 
-class TopicFailed(Exception):
-    """The grader failed at a topic: its text says how."""
+class JobFailed(Exception):
+    """The grader failed at a job: its text says how."""
 
 
 def judge_all(
-    topics: Sequence[str], judge_topic: JudgeTopic, told: Told, *, here: bool = False
-) -> dict[str, str]:
-    """{topic: why it ended early}, with as many topics at once as there are cores.
+    jobs: Sequence[Job], judge: Callable[[Job, Told], Any], told: Told, *, here: bool = False
+) -> dict[Job, Any]:
+    """{job: what `judge` returned}, with as many jobs at once as there are cores.
 
     here: one after the other, in this process.
     """
-    if here or len(topics) == 1:
-        return {topic: judge_topic(topic, told) for topic in topics}
+    if here or len(jobs) == 1:
+        return {job: judge(job, told) for job in jobs}
     context = multiprocessing.get_context("spawn")
-    left = deque(topics)
-    running: dict[Any, tuple[str, BaseProcess]] = {}  # by the end of a pipe
-    notes: dict[str, str] = {}
+    left = deque(jobs)
+    processes: list[BaseProcess] = []
+    running: dict[Any, Job] = {}  # by our end of the pipe
+    found: dict[Job, Any] = {}
+
+    def go_on(ours: Any) -> None:
+        if left:
+            running[ours] = left.popleft()
+            ours.send(running[ours])
+        else:
+            del running[ours]
+            ours.close()  # which ends it
+
     try:
-        while left or running:
-            while left and len(running) < (os.cpu_count() or 1):
-                pipe: tuple[Any, Any] = context.Pipe(duplex=False)
-                ours, theirs = pipe
-                topic = left.popleft()
-                process: BaseProcess = context.Process(target=_judge, args=(theirs, judge_topic, topic))
-                process.start()
-                theirs.close()
-                running[ours] = topic, process
+        for _ in range(min(len(jobs), os.cpu_count() or 1)):
+            ours, theirs = context.Pipe()
+            process: BaseProcess = context.Process(target=_judge, args=(theirs, judge))
+            process.start()
+            processes.append(process)
+            theirs.close()
+            go_on(ours)
+        while running:
             spoke: list[Any] = wait(list(running))
             for ours in spoke:
-                topic, process = running[ours]
                 try:
                     kind, said = ours.recv()
                 except EOFError:
-                    kind, said = "failed", f"the process that judged {topic} has ended without a word"
+                    kind, said = "failed", f"the process that judged {running[ours]} has ended without a word"
                 if kind == "told":
                     told(said)
-                    continue
-                del running[ours]
-                process.join()
-                if kind == "failed":
-                    raise TopicFailed(said)
-                notes[topic] = said
+                elif kind == "failed":
+                    raise JobFailed(said)
+                else:
+                    found[running[ours]] = said
+                    go_on(ours)
+        for process in processes:
+            process.join(_LAST_SECONDS)
     finally:
-        _end([process for _, process in running.values()])
-    return notes
+        _end(processes)
+    return found
 
 
-def _judge(theirs: Connection, judge_topic: JudgeTopic, topic: str) -> None:
-    """In a topic's process."""
+def _judge(theirs: Connection, judge: Callable[[Any, Told], Any]) -> None:
+    """In a process: judges what it is given, until nothing is left."""
     end_with_parent()
     try:
-        theirs.send(("ended", judge_topic(topic, lambda said: theirs.send(("told", said)))))
-    except (KeyboardInterrupt, BrokenPipeError):
-        pass  # the parent knows, or is gone
+        while True:
+            theirs.send(("ended", judge(theirs.recv(), lambda said: theirs.send(("told", said)))))
+    except (KeyboardInterrupt, BrokenPipeError, EOFError):
+        pass  # the parent knows, has nothing left, or is gone
     except Exception as error:  # told to the parent, which gives no verdict
         theirs.send(("failed", "".join(traceback.format_exception(error))))
 

@@ -14,13 +14,22 @@ from grading.bugs import Bug, known_bugs
 from grading.candidates import Candidate
 from grading.diagnosis import diagnose
 from grading.judging import inputs
-from grading.judging.items import SUITE, function_of, labelled, node_of, requirement_of, topic_of
+from grading.judging.items import (
+    SUITE,
+    breadth_first,
+    function_of,
+    half_of,
+    labelled,
+    node_of,
+    requirement_of,
+    topic_of,
+)
 from grading.judging.texts import blob_of, message_of, our_notes
 from grading.judging.trial import NOT_RUN, GivenUp, NoSmallerInput, Trial, recorded
 from grading.report import Outcome, TestResult
 
 SHRINK_SECONDS = 2.0  # for the first failure of a requirement; its other tests show what they found
-NAMING_SECONDS = 5.0  # for each failing test: a name is a help, and no verdict
+NAMING_SECONDS = 2.0  # for each failing test: a name is a help, and no verdict
 REPORTED = pytest.StashKey[TestResult]()
 SPARED = pytest.StashKey[bool]()  # not run, since its candidate has failed already
 
@@ -28,6 +37,7 @@ SPARED = pytest.StashKey[bool]()  # not run, since its candidate has failed alre
 class Judge:
     """Decides which tests run against which candidates, and writes down what each found.
 
+    half: 0 or 1, every second test; the other half is judged elsewhere.
     first_failure: a candidate's tests end with its first failure; the others come to no result.
     blobs: the failing inputs of an earlier run, node id -> what Hypothesis printed; nothing else is run then.
     started, finished: told of the number of tests and of each result.
@@ -39,6 +49,7 @@ class Judge:
         *,
         seed: int,
         topics: list[str] | None = None,
+        half: int | None = None,
         only: frozenset[str] | None = None,
         thorough: bool = False,
         diagnosis: bool = True,
@@ -52,6 +63,7 @@ class Judge:
         self.candidates = labelled(candidates)
         self.seed = seed
         self.topics = topics
+        self.half = half
         self.only = only
         self.diagnosis = diagnosis
         self.first_failure = first_failure
@@ -62,7 +74,7 @@ class Judge:
         self.trials: dict[tuple[str, str], Trial] = {}
         self.broken: set[tuple[str, str]] = set()  # (candidate, requirement) with a failure shown
         self.failed: set[str] = set()  # candidates
-        self.collected: dict[str, str] = {}  # node: requirement
+        self.collected: dict[str, str] = {}  # node: requirement, of both halves, in the order of the run
         self.collection_errors: list[str] = []
         self.interrupted = False
         self._put_back = inputs.set_up(seed, thorough=thorough, shrink=shrink)
@@ -70,7 +82,7 @@ class Judge:
     def trial(self, candidate: str, topic: str) -> Trial:
         key = candidate, topic
         if key not in self.trials:
-            self.trials[key] = Trial(self.candidates[candidate], topic)
+            self.trials[key] = Trial(self.candidates[candidate], topic, whole=self.half is None)
         return self.trials[key]
 
     # Collection
@@ -97,13 +109,16 @@ class Judge:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         chosen = [item for item in items if self._is_wanted(item)]
+        if config.pluginmanager.is_blocked("terminal"):  # which shows one file after the other
+            chosen = breadth_first(chosen)
+        self.collected = {node_of(item): id for item in chosen if (id := requirement_of(item))}
+        if self.half is not None:
+            chosen = half_of(chosen, self.half)
         if len(chosen) < len(items):
             wanted = set(chosen)
             config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
-            items[:] = chosen
-        asked = [(item, requirement) for item in items if (requirement := requirement_of(item))]
-        self.collected = {node_of(item): requirement for item, requirement in asked}
-        self.started(len(asked))
+        items[:] = chosen
+        self.started(sum(requirement_of(item) is not None for item in items))
 
     def _is_wanted(self, item: pytest.Item) -> bool:
         requirement, topic = requirement_of(item), topic_of(item)

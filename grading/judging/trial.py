@@ -52,11 +52,16 @@ NOT_RUN = (GivenUp, NotCalledAgain)
 
 
 class Trial:
-    """One candidate at one topic: its session and its time."""
+    """One candidate at one topic: its session and its time.
 
-    def __init__(self, candidate: Candidate, topic: str) -> None:
+    whole: all tests of the topic are run here, not half of them.
+    """
+
+    def __init__(self, candidate: Candidate, topic: str, *, whole: bool) -> None:
         self.candidate = candidate
         self.topic = topic
+        self.asked = topic if whole else f"half of {topic}"
+        self.allowed = TOPIC_SECONDS if whole else TOPIC_SECONDS / 2
         self.seconds = 0.0  # used by tests that have ended
         self.begun: float | None = None  # when the present test did
         self.measured = ""  # the test that measures memory in the present worker
@@ -77,14 +82,14 @@ class Trial:
     def given_up(self) -> str:
         """Why no more tests of this topic are run; empty while they are."""
         running = time.monotonic() - self.begun if self.begun is not None else 0.0
-        if self.seconds + running > TOPIC_SECONDS:
-            return f"{self.topic} was given up after {TOPIC_SECONDS:.0f} s"
+        if self.seconds + running > self.allowed:
+            return f"{self.asked} was given up after {self.allowed:.0f} s"
         return ""
 
     def begin(self) -> None:
         """A test begins. Its calls end when the time of the topic does."""
         self.begun = time.monotonic()
-        self.session.end_at(self.begun + TOPIC_SECONDS - self.seconds)
+        self.session.end_at(self.begun + self.allowed - self.seconds)
 
     def end(self) -> None:
         """The test has ended; what is done about its failure costs the submission nothing."""

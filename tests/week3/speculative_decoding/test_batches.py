@@ -5,9 +5,9 @@ from math import prod
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scipy.stats import chi2, ncx2
 
 from grading.marks import requirement
 from grading.matching import assert_integers, check_refusals
@@ -155,8 +155,8 @@ def assert_fits(counts, law, wrong, what):
     """A test of fit. `wrong`: a law that it must be able to tell from the right one, or it proves nothing."""
     rows, free = counts.sum(), len(law) - 1
     assert (law * rows).min() >= 10, "the design of this test: at least 10 expected in each cell"
-    limit = chi2.isf(FALSE_ALARM, free)
-    found = ncx2.sf(limit, free, rows * ((wrong - law) ** 2 / law).sum())
+    limit = scipy.stats.chi2.isf(FALSE_ALARM, free)
+    found = scipy.stats.ncx2.sf(limit, free, rows * ((wrong - law) ** 2 / law).sum())
     assert found > 0.999, f"the design of this test: it finds the wrong law with probability {found:.3f}"
     distance = ((counts - law * rows) ** 2 / (law * rows)).sum()
     shares = np.round(law, 3).tolist(), np.round(counts / rows, 3).tolist()

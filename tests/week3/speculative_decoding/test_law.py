@@ -1,7 +1,7 @@
 """`generate_many`: whole generations have the distribution of plain sampling."""
 
 import numpy as np
-from scipy.stats import binomtest, chi2, ncx2
+import scipy
 
 from grading.marks import requirement
 from spec.speculative_decoding import Draft, Drafter, Sampling
@@ -53,9 +53,9 @@ def test_generations_have_the_law_of_the_target(impl):
     expected, found = law[keep] * RUNS, counts[keep]
     assert found.sum() == RUNS, f"outputs that cannot be: {counts.tolist()}"
     assert expected.min() >= 10, "the design of this test: at least 10 expected in each cell"
-    limit = chi2.isf(FALSE_ALARM, len(expected) - 1)
+    limit = scipy.stats.chi2.isf(FALSE_ALARM, len(expected) - 1)
     shift = 0.12**2 / 0.5 + 0.12**2 / 0.3  # 0.12 from token 0 to token 1
-    assert ncx2.sf(limit, len(expected) - 1, RUNS * shift) > 0.5, "the design of this test"
+    assert scipy.stats.ncx2.sf(limit, len(expected) - 1, RUNS * shift) > 0.5, "the design of this test"
     distance = ((found - expected) ** 2 / expected).sum()
     shares = np.round(law.sum(1), 3).tolist(), np.round(counts.sum(1) / RUNS, 3).tolist()
     assert distance <= limit, (
@@ -76,7 +76,7 @@ def test_a_drawn_token_is_accepted_as_often_as_p_and_q_agree(impl):
     assert len(places) >= 90, f"proposed: expected a draft in nearly all runs, got one in {len(places)}"
     accepted = sum(each.accepted[place] for each, place in places)
     chance = float(np.mean([agree[[FIRST, *each.tokens][place]] for each, place in places]))
-    assert binomtest(accepted, len(places), chance).pvalue >= FALSE_ALARM, (
+    assert scipy.stats.binomtest(accepted, len(places), chance).pvalue >= FALSE_ALARM, (
         f"accepted: expected {chance:.0%} in the first step that drafts, got {accepted} of {len(places)}"
     )
 
@@ -88,5 +88,5 @@ def test_steps_share_no_uniforms(impl):
     limits = {"runs": runs, "max_tokens": 2, "gamma": 2, "sampling": Sampling(), "seed": SEED}
     counts = counted(impl.generate_many(toy.model, None, [[FIRST]], **limits))
     distance = ((counts - runs / 9) ** 2 / (runs / 9)).sum()
-    limit = chi2.isf(FALSE_ALARM, 8)
+    limit = scipy.stats.chi2.isf(FALSE_ALARM, 8)
     assert distance <= limit, f"pairs of tokens: expected {runs / 9:.0f} of each, got {counts.tolist()}"
