@@ -365,17 +365,17 @@ class Isolated(Session):
         self.failures += 1
         failure: BoundaryFailure
         if isinstance(error, DeadlinePassed):
+            child.abort()  # its last words tell where it is
+            child.exit_status(_LAST_WORDS)
             child.kill()
-            return self._timed_out(name, limit, "its process was ended")
+            _, dump = _last_words(child)
+            return self._timed_out(name, limit, f"its process was ended{self._place(dump)}")
         if isinstance(error, ChannelClosed):
             status = _ended(child.exit_status(_LAST_WORDS))
             output, dump = _last_words(child)
             quoted = f"; its output ends:\n{output}" if output else ""
             during = f"in {name}, " if name in self._called else ""
-            below = re.escape(self._tier.path_inside(self._submission, "/submission"))
-            place = re.search(rf'File "{below}/([\w./-]+)", line (\d+) in (\S+)', dump)
-            at = "\nin {}:{}, in {}".format(*place.groups()) if place else ""
-            failure = WorkerDied(f"{during}the submission's process {status}{quoted}{at}")
+            failure = WorkerDied(f"{during}the submission's process {status}{quoted}{self._place(dump)}")
             self._crashed(name, f"the submission's process {status}")
         else:
             assert isinstance(error, BoundaryFailure)
@@ -383,6 +383,12 @@ class Isolated(Session):
             self._crashed(name, str(error))
         child.kill()
         return failure
+
+    def _place(self, dump: str) -> str:
+        """A line for the innermost frame of the submission; nothing where there is none."""
+        below = re.escape(self._tier.path_inside(self._submission, "/submission"))
+        place = re.search(rf'File "{below}/([\w./-]+)", line (\d+) in (\S+)', dump)
+        return "\nin {}:{}, in {}".format(*place.groups()) if place else ""
 
     def _crashed(self, name: str, how: str) -> None:
         self._crashes[name] += 1

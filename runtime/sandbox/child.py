@@ -51,6 +51,11 @@ class Child:
     def alive(self) -> bool:
         return not self._family.has_ended()
 
+    def abort(self) -> None:
+        """SIGABRT for the command: Python with `faulthandler` writes where it is, and ends."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self.family()[-1], signal.SIGABRT)  # what led to it, such as bubblewrap, comes before
+
     def kill(self) -> None:
         """Ends the command and all it started; returns when the command is gone."""
         self._family.end()

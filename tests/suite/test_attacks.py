@@ -307,6 +307,9 @@ def test_a_function_that_hangs_or_crashes_costs_what_calls_it(submission, body, 
     assert met(report) == without
     first, *_ = roots(report)
     assert first.requirement.message.startswith(said)
+    line = 1 + RIGHT[: RIGHT.index(right)].count("\n")
+    place = f"\nin {TOPIC}.py:{line}, in num_free"
+    assert first.requirement.message.endswith(place) == ("while" in body)  # an exit has no place
     assert first.waiting
     assert all(each.message.startswith(again) for each in first.waiting if each.status == "error")
     assert report.topics[TOPIC].note == ""
