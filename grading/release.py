@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grading.clone import ROOT, UsageError
-from grading.requirements import HANDOUT
+from grading.requirements import HANDOUT, by_id, topics
 
 LEFT_OUT = (
     ".ci/",
@@ -56,12 +56,16 @@ def write_release(folder: Path, only: Sequence[str] = ()) -> int:
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder}: not an empty folder. Name one that is, or that does not exist yet")
-    files = [path for path in _tracked() if not path.startswith(LEFT_OUT) and not _needs_solution(path)]
+    asked = list(only) or list(by_id())
+    others = [topic for topic in topics() if not any(by_id()[id].topic == topic for id in asked)]
+    texts = (text for topic in others for text in (f"docs/{topic}", f"spec/{topic}.md"))
+    left_out = (*LEFT_OUT, *texts)
+    files = [path for path in _tracked() if not path.startswith(left_out) and not _needs_solution(path)]
     for path in files:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, target)
-    (folder / "README.md").write_text(README, encoding="utf-8")
+    (folder / "README.md").write_text(README.replace("PA-01", asked[0]), encoding="utf-8")
     if only:
         (folder / HANDOUT.relative_to(ROOT)).write_text("\n".join([LISTED, *only]) + "\n", encoding="utf-8")
     return len(files) + 1 + bool(only)

@@ -567,6 +567,15 @@ def test_a_handout_may_ask_for_a_part(part):
         "moe": ["MOE-14"],
     }
     assert b"no requirement PA-03" in subprocess_week3("explain", "PA-03", root=part).stderr
+    assert sorted(path.stem for path in (part / "spec").glob("*.md")) == ["moe", "paged_attention"]
+    assert not [*(part / "docs").glob("agent*"), *(part / "docs").glob("long_context*")]
+
+
+def test_a_handout_explains_itself_by_what_it_asks_for(clone, tmp_path):
+    folder = tmp_path / "one"
+    assert subprocess_week3("release", folder, "--only=moe-14", root=clone).returncode == 0
+    assert "week3 explain MOE-14" in (folder / "README.md").read_text()
+    assert subprocess_week3("explain", "MOE-14", root=folder).returncode == 0
 
 
 def test_grade_and_pytest_ask_for_that_part_alone(part):
